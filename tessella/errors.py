@@ -1,0 +1,33 @@
+"""What can go wrong, by exit code: the command line prints one line and leaves with `exit_code`."""
+
+from __future__ import annotations
+
+
+class TessellaError(Exception):
+    """Something the user should read as one line, without a traceback."""
+
+    exit_code = 1
+
+
+class BadInput(TessellaError):
+    """A file, a key or a value that cannot be used: the text says which, and how to mend it."""
+
+    exit_code = 2
+
+
+class Diverged(TessellaError):
+    """A loss or a gradient is not finite; nothing was updated."""
+
+    exit_code = 3
+
+
+class DiskFull(TessellaError):
+    """No room for what must be written; what was there before is intact."""
+
+    exit_code = 74  # EX_IOERR
+
+
+class Stopped(TessellaError):
+    """The run was asked to stop (SIGTERM) and has saved itself."""
+
+    exit_code = 143  # 128 + SIGTERM
