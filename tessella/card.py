@@ -1,0 +1,145 @@
+"""The card of a model folder: what `model.json` says about the weights beside it, enough to use them without the run.
+
+Reading is strict: a key that we do not know, a value of the wrong type or a hash that does not agree is an error that
+names file and key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+from . import config, durable
+from .errors import BadInput
+
+NAME = "model.json"
+FORMAT_VERSION = 1  # raise it when an older reader would misread the file, not when a key is added
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """From a decoded picture to what the network expects."""
+
+    size: tuple[int, int]  # height, width in pixels
+    resize: Literal["shortest", "squash"] = "shortest"  # "squash" ignores the aspect
+    crop: float = 1.0  # share of the side that is kept: resize to size / crop, then crop the centre
+    interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
+    mean: tuple[float, ...]  # per channel, of values in [0, 1]
+    std: tuple[float, ...]
+    channels: int = 3
+    decode: Literal["full"] = "full"  # decode policy: every pixel, no scaled decoding
+
+    def __post_init__(self) -> None:
+        if self.channels < 1:
+            raise BadInput(f"channels is {self.channels}; give 1 or more")
+        if min(self.size) < 1:
+            raise BadInput(f"size is {list(self.size)}; height and width must be 1 or more")
+        if not 0 < self.crop <= 1:
+            raise BadInput(f"crop is {self.crop}; give a share in (0, 1]")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise BadInput(f"{name} has {len(values)} numbers; channels says {self.channels}")
+            if not all(math.isfinite(v) for v in values) or (name == "std" and min(values) <= 0):
+                raise BadInput(f"{name} is {list(values)}; give finite numbers" + " above 0" * (name == "std"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """One thing that the network says, and the names of what it can say, in the order of its outputs."""
+
+    name: str
+    task: Literal["classify", "detect", "segment"]
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        twice = [name for name, times in Counter(self.classes).items() if times > 1]
+        if twice:
+            raise BadInput(f"classes of head {self.name!r} has {twice[0]!r} twice; names must differ")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """All of `model.json`."""
+
+    format_version: int = FORMAT_VERSION
+    kind: Literal["network", "engine"] = "network"
+    architecture: dict[str, Any]  # config.encode of the model's config, with its "kind"
+    heads: tuple[Head, ...] = ()
+    preprocess: dict[str, Preprocess] = field(default_factory=dict)  # by modality: "image"
+    tokeniser: dict[str, Any] | None = None
+    licence: str | None = None  # of the weights
+    metrics: dict[str, float] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)  # data, command, commit, versions: plain JSON
+    files: dict[str, str] = field(default_factory=dict)  # name in this folder -> sha256
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.architecture.get("kind"), str):
+            raise BadInput("architecture has no 'kind'; it must name the network's config")
+        names = [head.name for head in self.heads]
+        if len(set(names)) < len(names):
+            raise BadInput(f"heads has a name twice ({', '.join(names)}); names must differ")
+        for name, digest in self.files.items():
+            if name in ("", ".", "..", NAME) or "/" in name or "\\" in name or "\0" in name:
+                raise BadInput(f"files has the key {name!r}; it must name another file of the same folder")
+            if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+                raise BadInput(f"files.{name} is {digest!r}; it must be a sha256 in lower-case hexadecimal")
+
+
+def read(folder: Path | str) -> Card:
+    """The card of a model folder. Says nothing about the files it lists: `verify` does."""
+    path = Path(folder) / NAME
+    if not path.is_file():
+        raise BadInput(f"{folder} has no {NAME}; give the model folder of a run or of a conversion")
+    try:
+        plain = config.read_plain(path)
+        return _decode(plain)
+    except RecursionError:
+        raise BadInput(f"{path} is nested too deeply; it is damaged or was not written by tessella") from None
+    except BadInput as error:
+        text = str(error)
+        raise BadInput(text if text.startswith(str(path)) else f"{path}: {text}") from None
+
+
+def _decode(plain: dict[str, Any]) -> Card:
+    # Key by key, because "kind" is a word of the card itself here and not the tag of a dataclass.
+    version = plain.get("format_version")
+    if type(version) is not int or version < 1:
+        raise BadInput(f"format_version is {version!r}; it must be a whole number from 1 to {FORMAT_VERSION}")
+    if version > FORMAT_VERSION:
+        raise BadInput(
+            f"format_version is {version}: made by a newer tessella (this one reads up to {FORMAT_VERSION}); upgrade it"
+        )
+    hints = get_type_hints(Card)
+    values = {}
+    for key, value in plain.items():
+        if key not in hints:
+            raise BadInput(f"no key {key!r} is known here{config.nearest(key, hints)}")
+        values[key] = config.decode(hints[key], value, key)
+    if "architecture" not in values:
+        raise BadInput("architecture is missing; without it the network cannot be built")
+    return Card(**values)
+
+
+def write(folder: Path | str, card: Card) -> None:
+    """Whole or not at all; the folder must exist."""
+    plain = dataclasses.asdict(card)
+    try:
+        text = json.dumps(plain, indent=1, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"the card cannot be written as JSON ({error}); keep numbers finite and values plain") from None
+    durable.write_file(Path(folder) / NAME, text + "\n")
+
+
+def verify(folder: Path | str, card: Card) -> None:
+    """Every listed file is there and is, byte for byte, the one that was written."""
+    for name, digest in card.files.items():
+        path = Path(folder) / name
+        if not path.is_file():
+            raise BadInput(f"{path} is missing, and {NAME} lists it; copy the whole model folder again")
+        if durable.sha256_file(path) != digest:
+            raise BadInput(f"{path} is damaged (its sha256 is not the one in {NAME}); copy or write it again")
