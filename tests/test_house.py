@@ -118,8 +118,8 @@ MAY = {
     "errors": set(), "config": {"errors"}, "durable": {"errors", "config"}, "parallel": set(), "card": LEAVES,
     "tensorfile": LEAVES, "models": LEAVES | {"card"}, "data": LEAVES | {"card"},
     "weights": LEAVES | {"models", "card", "tensorfile"},
-    
-    "objectives": LEAVES | {"models", "parallel"}, "training": LEAVES | {"objectives.objective", "parallel", "tensorfile"},
+    "objectives": LEAVES | {"models", "parallel"},
+    "training": LEAVES | {"objectives.objective", "parallel", "tensorfile"},
     "runtime": LEAVES | {"models", "data", "weights", "card"}, "metrics": LEAVES | {"parallel"},
     "explainers": LEAVES | OBJECT, "retrieval": LEAVES | OBJECT, "exporters": LEAVES | OBJECT,
     "server": LEAVES | {"runtime", "retrieval", "explainers"}, "report": LEAVES | {"metrics", "explainers"},
