@@ -185,9 +185,12 @@ def recover(target: Path | str) -> None:
         return
     if os.path.lexists(place):
         _erase(old)
-    else:
+        return
+    try:
         os.rename(old, place)
         _sync(place.parent)
+    except OSError:
+        return  # another process was quicker, or the place can only be read
 
 
 def remove_folder(path: Path | str) -> None:

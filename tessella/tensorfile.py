@@ -1,0 +1,119 @@
+"""One safetensors file, written tensor by tensor and hashed on the way: no second copy of all tensors, any tensor name.
+
+Reading is the safetensors library's: memory-mapped, and a file can never run code.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import safetensors
+import torch
+from torch import Tensor
+
+from . import durable
+from .errors import BadInput, TessellaError
+
+_CODES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8", torch.bool: "BOOL",
+    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.complex64: "C64",
+}  # fmt: skip
+_METADATA = "__metadata__"  # the one name that the format keeps for itself
+
+
+def write(path: Path, tensors: Mapping[str, Tensor]) -> durable.Written:
+    """A new file; the folder around it makes it durable (`durable.write_folder`)."""
+    return durable.pour(path, _chunks(tensors))
+
+
+def read(path: Path | str) -> dict[str, Tensor]:
+    """All tensors, on the CPU; what is not a whole safetensors file is a BadInput."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            quoted = (file.metadata() or {}).get("names") == "quoted"
+            return {_plain_name(n) if quoted else n: file.get_tensor(n) for n in file.keys()}
+    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise BadInput(f"{path} is not a whole safetensors file ({reason}); copy or write it again") from None
+
+
+def size_of(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of the file, to within a page."""
+    return sum(t.numel() * t.element_size() + len(name) + 128 for name, t in tensors.items()) + 4096
+
+
+def refuse_shared(tensors: Mapping[str, Tensor]) -> None:
+    """Memory under two names is a bug of whoever collected the tensors: it would be saved twice and come back untied.
+
+    Partial overlap is seen between dense views only; views with gaps (columns of one matrix) may interleave harmlessly.
+    """
+    spans: list[tuple[int, int, str]] = []
+    views: dict[tuple[object, ...], str] = {}
+    for name, tensor in tensors.items():
+        _check(name, tensor)
+        if tensor.numel() == 0:
+            continue
+        reach = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+        view = (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
+        other = views.setdefault(view, name)
+        if other != name:
+            raise TessellaError(_shared(other, name))
+        if reach == tensor.numel():  # dense: every byte between first and last is its own
+            spans.append((tensor.data_ptr(), tensor.data_ptr() + reach * tensor.element_size(), name))
+    spans.sort()
+    for (_, end, one), (start, _, other) in itertools.pairwise(spans):
+        if start < end:
+            raise TessellaError(_shared(one, other))
+
+
+def _shared(one: str, other: str) -> str:
+    return f"{one!r} and {other!r} are the same memory and would be saved twice; register that tensor once"
+
+
+def _check(name: str, tensor: Tensor) -> None:
+    if type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.device.type != "cpu":
+        raise TessellaError(
+            f"{name!r} is a {type(tensor).__name__} on {tensor.device}; gather it to a plain CPU tensor"
+        )
+    if tensor.dtype not in _CODES or tensor.layout != torch.strided:
+        raise TessellaError(f"{name!r} is {tensor.dtype}, {tensor.layout}; a weights file cannot hold that")
+
+
+def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+    # Wide elements first, so that each tensor starts at a multiple of its element's size.
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    names = {"names": "quoted"} if any(_quoted(name) != name for name in tensors) else {}
+    header: dict[str, object] = {_METADATA: {"format": "pt"} | names}
+    start = 0
+    for name in order:
+        tensor = tensors[name]
+        _check(name, tensor)
+        end = start + tensor.numel() * tensor.element_size()
+        entry = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        header[_quoted(name)] = entry
+        start = end
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    yield struct.pack("<Q", len(text)) + text
+    for name in order:
+        if math.prod(tensors[name].shape):
+            flat = tensors[name].detach().contiguous().reshape(-1)
+            yield flat.view(torch.uint8).numpy().data
+
+
+def _quoted(name: str) -> str:
+    """What the format cannot hold as a name: half characters (names of files that are not UTF-8), and its own key."""
+    quoted = re.sub("[%\ud800-\udfff]", lambda m: f"%{ord(m[0]):04x}", name)
+    return "%005f" + quoted[1:] if quoted == _METADATA else quoted
+
+
+def _plain_name(quoted: str) -> str:
+    return re.sub("%([0-9a-f]{4})", lambda m: chr(int(m[1], 16)), quoted)
