@@ -13,7 +13,7 @@ import json
 import math
 import tomllib
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -152,19 +152,23 @@ def read_plain(path: Path) -> dict[str, Any]:
     return plain
 
 
-def override(run: T, sources: Iterable[str | Path]) -> tuple[T, dict[str, str]]:
-    """`override(run, ["my.toml", "train.steps=10"])`: later sources win. Also returns dotted key -> which source set it."""
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a.b": 1} -> {"a": {"b": 1}}"""
+    out: dict[str, Any] = {}
+    for path, value in flat.items():
+        over = value
+        for key in reversed(path.split(".")):
+            over = {key: over}
+        out = merge(out, over)
+    return out
+
+
+def override(run: T, sources: Iterable[str | Path | Mapping[str, Any]]) -> tuple[T, dict[str, str]]:
+    """`override(run, ["my.toml", {"train.steps": 10}])`: later sources win. Also returns dotted key -> which source set it."""
     plain = encode(run)
     origins: dict[str, str] = {}
     for source in sources:
-        if isinstance(source, str) and "=" in source:
-            path, text = source.removeprefix("--").split("=", 1)
-            over: Any = parse_value(text)
-            for key in reversed(path.split(".")):
-                over = {key: over}
-            origins[path] = "command line"
-        else:
-            over = read_plain(Path(source))
-            origins |= {key: str(source) for key in flatten(over)}
+        over = nested(source) if isinstance(source, Mapping) else read_plain(Path(source))
+        origins |= dict.fromkeys(flatten(over), "given" if isinstance(source, Mapping) else str(source))
         plain = merge(plain, over)
     return decode(type(run), plain), origins

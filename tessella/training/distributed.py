@@ -1,0 +1,122 @@
+"""Several processes, one objective: start and end the group, wrap (DDP) or shard (FSDP2), and turn shards into whole tensors and back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from .. import parallel
+from ..objectives.objective import Objective, Tower
+
+
+@contextmanager
+def processes(device: torch.device, seconds: float = 600.0) -> Iterator[None]:
+    """Joins the group that `torchrun` describes, for the time of the block; without one, or inside one, does nothing."""
+    if parallel.active() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=seconds))
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def compile_units(objective: nn.Module) -> int:
+    """Compiles the repeated blocks in place, one by one: equal blocks share one graph. Returns how many."""
+    units = [unit for m in objective.modules() if isinstance(m, Tower) for unit in m.units()]
+    for unit in units:
+        unit.compile()
+    return len(units)
+
+
+def spread(objective: Objective, device: torch.device, how: Literal["ddp", "fsdp"]) -> nn.Module:
+    """What the trainer calls instead of `objective`; the same module where there is one process."""
+    if not parallel.active():
+        return objective
+    if how == "ddp":
+        ids = [device.index] if device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(
+            objective, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    for tensor in objective.state_dict().values():
+        dist.broadcast(tensor, 0)  # fully_shard trusts that all ranks start equal
+    mesh = init_device_mesh(device.type, (parallel.world(),))
+    towers = [m for m in objective.modules() if isinstance(m, Tower)]
+    modules = [unit for tower in towers for unit in tower.units()] + [t for t in towers if isinstance(t, nn.Module)]
+    seen: set[int] = set()
+    for module in [*modules, objective.model, objective]:
+        if id(module) not in seen:
+            fully_shard(module, mesh=mesh)
+            seen.add(id(module))
+    register_fsdp_forward_method(objective, "infer")
+    return objective
+
+
+@contextmanager
+def synchronised(call: nn.Module, now: bool) -> Iterator[None]:
+    """Gradients are exchanged in the backward pass of the last micro-batch only."""
+    if isinstance(call, nn.parallel.DistributedDataParallel) and not now:
+        with call.no_sync():
+            yield
+        return
+    if is_sharded(call):
+        call.set_requires_gradient_sync(now)  # type: ignore[operator]
+    yield
+
+
+def is_sharded(module: nn.Module) -> bool:
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(module, FSDPModule)
+
+
+def whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Full tensors in this machine's memory, on the main rank; a collective, one tensor after the other."""
+    out: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        full = tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+        if parallel.is_main():
+            out[name] = full.cpu()
+    return out
+
+
+def like(full: Tensor, example: Tensor) -> Tensor:
+    """`full` laid out as `example` is: its device, and its shards if it has some."""
+    full = full.to(device=example.device, dtype=full.dtype)
+    if isinstance(example, DTensor):
+        return distribute_tensor(full, example.device_mesh, example.placements)
+    return full
+
+
+def norm_of(gradients: list[Tensor]) -> Tensor:
+    total = nn.utils.get_total_norm(gradients)
+    return total.full_tensor() if isinstance(total, DTensor) else total
+
+
+def on_every_rank(work: Callable[[], Any]) -> Any:
+    """Runs `work` on the main rank; an error there is an error everywhere, so nobody waits for a rank that has gone."""
+    error: BaseException | None = None
+    result = None
+    if parallel.is_main():
+        try:
+            result = work()
+        except Exception as caught:
+            error = caught
+    told = parallel.gather_objects("" if error is None else f"{type(error).__name__}: {error}")
+    if error is not None:
+        raise error
+    if told[0]:
+        raise RuntimeError(f"rank 0 failed: {told[0]}")
+    return result

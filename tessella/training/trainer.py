@@ -1,0 +1,351 @@
+"""The training loop. It knows `Objective` and none of its children.
+
+One step: take this rank's share of the global batch, cut it into micro-batches, weight each loss so that the sum is the mean over the
+global batch, step. Everything random on the device is seeded from (seed, step, rank, micro-batch), so resuming needs no generator state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .. import parallel
+from ..errors import BadInput, Diverged, Stopped
+from ..objectives.objective import Batch, Objective
+from . import choose, distributed, memory, state
+from .batch import check, move, size, split
+from .diagnose import diagnose
+from .ema import Average
+from .log import Log, Row
+from .optim import make_optimizer
+from .schedule import learning_rate
+from .stop import StopSignal
+
+Infer = Callable[[Batch], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    steps: int = 1000  # updates
+    batch: int = 64  # samples of one update, over all ranks and micro-batches
+    accumulate: int = 1  # micro-batches that each rank cuts its share into
+    lr: float = 1e-3  # peak
+    min_lr: float = 1e-6  # at the end
+    warmup: int = 50  # steps
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    layer_decay: float = 1.0  # < 1: blocks near the input learn more slowly
+    clip: float | None = 1.0  # largest gradient norm
+    ema: float | None = None  # decay of the average that is evaluated and shipped
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    shard: Literal["ddp", "fsdp"] = "ddp"  # how several processes share the work
+    device: str = "auto"
+    seed: int = 0
+    log_every: int = 10  # steps
+    evaluate_every: int = 0  # steps; 0: at the end only
+    save_every: int = 500  # steps; the last step is always saved
+    keep: int = 2  # states kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What surrounds a training: where it lives, how it is evaluated, what is done with the model."""
+
+    folder: Path | None = None  # log.jsonl and state/ go here; None: nothing is written and nothing resumed
+    identity: Mapping[str, Any] = field(default_factory=dict)  # what must not change between stop and resume
+    allow: tuple[str, ...] = ()  # keys of `identity` that may have changed all the same
+    finish: nn.Module | None = None  # batch -> batch, on the device, before the objective (normalise, mix)
+    evaluate: Callable[[Infer], dict[str, float]] | None = None  # called on all ranks together
+    ship: Callable[[dict[str, Tensor], dict[str, float], int], None] | None = None  # (tensors of `model`, metrics, step)
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    step: int
+    metrics: dict[str, float]
+    history: tuple[Row, ...]
+
+
+def train(cfg: TrainConfig, objective: Objective, batches: Callable[[int], Iterator[Batch]], job: Job | None = None) -> Result:
+    """`batches(start_step)` yields this rank's share of each step from there on. Resumes by itself where `job.folder` holds a state."""
+    job = job or Job()
+    device = torch.device(choose.device(cfg.device)[0])
+    with distributed.processes(device), StopSignal() as stop:
+        trainer = Trainer(cfg, objective, job, device)
+        start = trainer.restore()
+        stream = batches(start)
+        with Log(job.folder, cfg.steps, job.quiet).start(start) as log:
+            for step in range(start, cfg.steps):
+                waited = time.perf_counter()
+                batch = next(stream)
+                waited = time.perf_counter() - waited
+                if trainer.step(step, batch, stop.asked, waited) == "stopped":
+                    trainer.save(step)
+                    raise Stopped(f"stopped after step {step}; the state is saved, go on with --resume")
+                last = step + 1 == cfg.steps
+                if last or step % cfg.log_every == 0:
+                    log.row(trainer.report(step))
+                log.advance(step)
+                if last or (cfg.evaluate_every and (step + 1) % cfg.evaluate_every == 0):
+                    trainer.evaluate(step, log)
+                if last or (step + 1) % cfg.save_every == 0:
+                    trainer.save(step + 1)
+                for note in trainer.notes():
+                    log.note(note)
+        if start == cfg.steps:
+            trainer.ship(start)  # the state was saved, but the process may have died before the model was
+    return Result(cfg.steps, trainer.metrics, tuple(trainer.history))
+
+
+class Trainer:
+    """The state of a training and what can be done with it."""
+
+    def __init__(self, cfg: TrainConfig, objective: Objective, job: Job, device: torch.device):
+        _refuse(cfg, objective)
+        self.cfg, self.job, self.device = cfg, job, device
+        self.parts = cfg.accumulate  # grows when memory runs out
+        self.bf16 = choose.precision(cfg.precision, device.type)[0] == "bf16"
+        self.objective = objective.to(device).train()
+        self.finish = job.finish.to(device) if job.finish is not None else nn.Identity()
+        if choose.compiling(cfg.compile, device.type, 0.0)[0] == "on":
+            distributed.compile_units(objective)
+        self.call = distributed.spread(objective, device, cfg.shard)
+        self.optimizer = make_optimizer(objective, cfg.lr, cfg.weight_decay, cfg.betas, cfg.layer_decay)
+        self.average = Average(objective.model, cfg.ema) if cfg.ema is not None else None
+        self.metrics: dict[str, float] = {}
+        self.history: list[Row] = []
+        self.figures: dict[str, Tensor] = {}
+        self.lr = 0.0
+        self.clock = _Clock()
+        self._notes: list[str] = []
+
+    # -- one step ---------------------------------------------------------------------------------------------------
+
+    def step(self, step: int, batch: Batch, stop: bool, waited: float) -> Literal["done", "stopped"]:
+        began = time.perf_counter()
+        cfg, progress = self.cfg, step / self.cfg.steps
+        check(batch)
+        while True:
+            micros = split(batch, self.parts)
+            counts, totals = self._count(micros, stop)
+            if totals["stop"] > 0:
+                return "stopped"
+            try:
+                losses = self._gradients(step, micros, counts, totals)
+                break
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not memory.is_out_of_memory(error):
+                    raise
+                self._halve(size(batch), error)
+        self.objective.after_backward(progress)
+        norm = self._clip()
+        if not bool(torch.isfinite(norm)) or not bool(torch.isfinite(sum(losses.values(), norm))):
+            self._diverged(step, micros)
+        self.lr = learning_rate(step, cfg.steps, cfg.lr, cfg.min_lr, cfg.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * group["scale"]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.objective.after_step(progress)
+        if self.average is not None:
+            self.average.update(self.objective.model, step)
+        self.figures = losses | {"norm": norm}
+        self.clock.add(time.perf_counter() - began, waited, totals[""])
+        return "done"
+
+    def _count(self, micros: list[Batch], stop: bool) -> tuple[list[dict[str, float]], dict[str, float]]:
+        """How many things each loss is a mean over: for every micro-batch here, and in all of the global batch."""
+        counts = [{"": float(size(m)), **self.objective.counts(m)} for m in micros]
+        names = sorted(counts[0])
+        local = [float(stop), *(sum(c[name] for c in counts) for name in names)]
+        if parallel.active():
+            kind = torch.float32 if self.device.type == "mps" else torch.float64
+            local = parallel.sum_over_ranks(torch.tensor(local, dtype=kind, device=self.device)).tolist()
+        return counts, {"stop": local[0], **dict(zip(names, local[1:], strict=True))}
+
+    def _gradients(
+        self, step: int, micros: list[Batch], counts: list[dict[str, float]], totals: dict[str, float]
+    ) -> dict[str, Tensor]:
+        """Forward and backward over all micro-batches; returns this rank's part of every loss and metric."""
+        self.optimizer.zero_grad(set_to_none=True)
+        told: dict[str, Tensor] = {}
+        for i, micro in enumerate(micros):
+            reseed(self.cfg.seed, step, parallel.rank(), i)
+            share = {n: counts[i][n] * parallel.world() / max(totals[n], 1.0) for n in totals if n != "stop"}
+            with distributed.synchronised(self.call, i + 1 == len(micros)), self._autocast():
+                losses, metrics = self.call(self.finish(move(micro, self.device)), step / self.cfg.steps)
+                weighted = {name: loss * share.get(name, share[""]) for name, loss in losses.items()}
+                total = torch.stack([v.float() for v in weighted.values()]).sum()
+                total.backward()
+            with torch.no_grad():
+                seen = weighted | {name: value * share[""] for name, value in metrics.items()}
+                seen = {"loss": total} | seen if "loss" not in seen else seen
+                told = {name: told.get(name, 0.0) + value.detach().float() for name, value in seen.items()}
+        return told
+
+    def _autocast(self) -> Any:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def _halve(self, samples: int, error: BaseException) -> None:
+        """The same step again in smaller pieces; `forward` changed no state, and the seeds are the same."""
+        self.optimizer.zero_grad(set_to_none=True)
+        memory.release(self.device)
+        here = f"out of memory with micro-batches of {-(-samples // self.parts)}"
+        if self.objective.whole_batch:
+            cure = "this objective needs its batch whole: use smaller chunks inside it, or a smaller --train.batch"
+            raise BadInput(f"{here}; {cure}") from error
+        if parallel.active():
+            cure = f"start again with --train.accumulate {2 * self.parts}"
+            raise BadInput(f"{here} on rank {parallel.rank()}; {cure}") from error
+        if self.parts >= samples:
+            raise BadInput("out of memory with a single sample; use a smaller model or smaller pictures") from error
+        self.parts = min(2 * self.parts, samples)
+        now = -(-samples // self.parts)
+        self._notes.append(f"{here}: going on with {now}, the global batch stays {self.cfg.batch}")
+
+    def _clip(self) -> Tensor:
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = distributed.norm_of([p.grad for p in parameters if p.grad is not None])
+        if self.cfg.clip is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.cfg.clip, norm)
+        return norm
+
+    def _diverged(self, step: int, micros: list[Batch]) -> None:
+        ready = [self.finish(move(m, self.device)) for m in micros]
+        with self._autocast():
+            why = diagnose(self.objective, ready, step / self.cfg.steps, localise=not distributed.is_sharded(self.call))
+        what = f"step {step}: the loss or its gradient is not finite; nothing was updated"
+        raise Diverged(f"{what}. {why}. A lower --train.lr often helps")
+
+    # -- what is told -----------------------------------------------------------------------------------------------
+
+    def report(self, step: int) -> Row:
+        """The figures of the newest step: means over all ranks."""
+        names = sorted(self.figures)
+        values = parallel.mean_over_ranks(torch.stack([self.figures[n].float() for n in names])).tolist()
+        row: Row = {"step": step, **dict(zip(names, values, strict=True)), "lr": self.lr}
+        row |= self.clock.read(self.cfg.steps - step - 1) | {"memory": memory.peak_bytes(self.device)}
+        self.history.append(row)
+        return row
+
+    def notes(self) -> list[str]:
+        told, self._notes = self._notes, []
+        return told
+
+    def evaluate(self, step: int, log: Log) -> None:
+        if self.job.evaluate is None:
+            return
+        self.objective.eval()
+        with torch.no_grad(), self._shipped_weights():
+            self.metrics = self.job.evaluate(self._infer)
+        self.objective.train()
+        row: Row = {"step": step, **{f"val/{k}": v for k, v in self.metrics.items()}}
+        self.history.append(row)
+        log.row(row)
+        self.clock = _Clock()
+
+    def _infer(self, batch: Batch) -> Any:
+        with self._autocast():
+            return self.objective.infer(self.finish(move(batch, self.device)))
+
+    def _shipped_weights(self) -> Any:
+        from contextlib import nullcontext
+
+        return nullcontext() if self.average is None else self.average.worn_by(self.objective.model)
+
+    # -- state ------------------------------------------------------------------------------------------------------
+
+    def save(self, step: int) -> None:
+        """The state, then the model that ships; each appears whole or not at all."""
+        if self.job.folder is not None:
+            tensors = {"objective": distributed.whole(dict(self.objective.state_dict()))}
+            tensors["optimizer"] = distributed.whole(self._optimizer_tensors())
+            if self.average is not None:
+                tensors["average"] = distributed.whole(self.average.tensors)
+            facts = {"identity": dict(self.job.identity), "parts": self.parts, "metrics": self.metrics}
+            snapshot, folder = state.Snapshot(step, tensors, facts), self.job.folder / "state"
+            distributed.on_every_rank(lambda: state.save(folder, snapshot, self.cfg.keep))
+        self.ship(step)
+
+    def ship(self, step: int) -> None:
+        if self.job.ship is not None:
+            with self._shipped_weights():
+                shipped, ship = distributed.whole(dict(self.objective.model.state_dict())), self.job.ship
+            distributed.on_every_rank(lambda: ship(shipped, self.metrics, step))
+
+    def restore(self) -> int:
+        """The step to go on from: that of the newest whole state, or 0."""
+        found = state.latest(self.job.folder / "state") if self.job.folder is not None else None
+        if found is None:
+            return 0
+        snapshot = state.load(found)
+        state.refuse_changes(snapshot.facts["identity"], dict(self.job.identity), self.job.allow)
+        self.parts, self.metrics = snapshot.facts["parts"], snapshot.facts["metrics"]
+        _fill(dict(self.objective.state_dict()), snapshot.tensors["objective"], "objective")
+        if self.average is not None:
+            _fill(self.average.tensors, snapshot.tensors["average"], "average")
+        parameters = dict(self.objective.named_parameters())
+        for key, value in snapshot.tensors["optimizer"].items():
+            name, slot = key.rsplit("|", 1)
+            p = parameters[name]
+            self.optimizer.state[p][slot] = distributed.like(value, p.detach()) if value.ndim else value.to(p.device)
+        return snapshot.step
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        names = {id(p): n for n, p in self.objective.named_parameters()}
+        slots = self.optimizer.state.items()
+        return {f"{names[id(p)]}|{slot}": value for p, kept in slots for slot, value in kept.items()}
+
+
+class _Clock:
+    """Pictures a second and the share of time spent waiting for data, since it was last read. Monotonic."""
+
+    def __init__(self) -> None:
+        self.working = self.waiting = self.samples = 0.0
+        self.steps = 0
+
+    def add(self, working: float, waiting: float, samples: float) -> None:
+        self.working, self.waiting = self.working + working, self.waiting + waiting
+        self.samples, self.steps = self.samples + samples, self.steps + 1
+
+    def read(self, left: int) -> dict[str, float]:
+        seconds, steps = max(self.working + self.waiting, 1e-9), max(self.steps, 1)
+        out = {"images/s": self.samples / seconds, "waiting": self.waiting / seconds, "eta": left * seconds / steps}
+        self.__init__()  # type: ignore[misc]
+        return out
+
+
+def reseed(*numbers: int) -> None:
+    """Device randomness as a pure function of (seed, step, rank, micro-batch)."""
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
+    torch.manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def _refuse(cfg: TrainConfig, objective: Objective) -> None:
+    if objective.whole_batch and cfg.accumulate > 1:
+        raise BadInput(
+            f"train.accumulate is {cfg.accumulate}, but {type(objective).__name__} compares all samples of a batch with "
+            "each other, and a cut batch is another loss; use accumulate = 1 and chunks inside the objective"
+        )
+    if objective.own_average and cfg.ema is not None:
+        raise BadInput(
+            f"train.ema is {cfg.ema}, but {type(objective).__name__} ships its own teacher, an average already; leave ema out"
+        )
+
+
+def _fill(here: dict[str, Tensor], saved: dict[str, Tensor], what: str) -> None:
+    if here.keys() != saved.keys():
+        odd = sorted(here.keys() ^ saved.keys())
+        raise BadInput(f"the saved {what} has other tensors than this one: {', '.join(odd[:5])}; was the model changed?")
+    with torch.no_grad():
+        for name, tensor in here.items():
+            tensor.copy_(distributed.like(saved[name], tensor))
