@@ -86,7 +86,7 @@ def _refuse_newer(folder: Path, step: int) -> None:
 
 
 def _forget(folder: Path, step: int, keep: int) -> None:
-    """Keeps the one just written and `keep` - 1 before it. Damaged later ones stay until their step is written again."""
+    """Keeps the one just written and `keep` - 1 before it; damaged later ones stay until their step comes again."""
     earlier = [path for n, path in _steps(folder) if n < step]
     kept = [path for path in earlier if (path / MARK).is_file()][: keep - 1]
     for path in earlier:
