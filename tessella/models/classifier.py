@@ -1,0 +1,145 @@
+"""A backbone with a pool and a linear head: pictures to logits.
+
+Shape suffixes:  B batch  C channels  H,W pixels  N patches  D width  A heads  K head size
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .architecture import ClassifierConfig, PoolConfig, ViTConfig
+from .layers import Mlp, norm_layer
+from .vit import Block, Tokens, ViT, init_layers
+
+__all__ = ["AttentionPool", "Classifier", "ClassifierConfig", "Logits", "Pool", "PoolConfig"]
+
+
+class AttentionPool(nn.Module):
+    """A learned query looks at all patches, then an MLP (SigLIP; names and layout are timm's AttentionPoolLatent)."""
+
+    def __init__(self, cfg: ViTConfig, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        width = cfg.width
+        self.heads = heads
+        self.latent = nn.Parameter(torch.empty(1, 1, width))
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm = norm_layer(cfg, width)
+        self.mlp = Mlp(width, int(width * mlp_ratio), "gelu" if cfg.mlp == "swiglu" else cfg.mlp)
+
+    def forward(self, patches_BND: Tensor) -> Tensor:
+        batch = patches_BND.shape[0]
+        q_1A1K = self.q(self.latent).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        q = q_1A1K.expand(batch, -1, -1, -1)
+        k, v = self.kv(patches_BND).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, A, N, K)
+        x: Tensor = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))  # (B, 1, D)
+        x = x + self.mlp(self.norm(x))
+        return x[:, 0]
+
+
+class Pool(nn.Module):
+    """The tokens of a picture to one vector (B, D). It owns its parameters, so no backbone has any that lie idle."""
+
+    def __init__(self, cfg: PoolConfig, backbone: ViTConfig) -> None:
+        super().__init__()
+        self.kind = cfg.kind
+        if cfg.kind == "attention":
+            ratio = backbone.mlp_ratio if cfg.mlp_ratio is None else cfg.mlp_ratio
+            self.attn_pool = AttentionPool(backbone, cfg.heads or backbone.heads, ratio)
+        self.fc_norm = norm_layer(backbone, backbone.width) if cfg.norm else nn.Identity()
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        match self.kind:
+            case "cls":
+                assert tokens.cls is not None, "ClassifierConfig refuses this pool without a class token"
+                x = tokens.cls
+            case "mean":  # a class token, if there is one, still takes part as something to attend to
+                x = tokens.patches.mean(dim=1)
+            case "attention":
+                x = self.attn_pool(tokens.patches)
+        pooled: Tensor = self.fc_norm(x)
+        return pooled
+
+
+class Logits(NamedTuple):
+    """The opinions of the two heads of a distilled network; without a distillation token the second is None."""
+
+    classes: Tensor  # (B, classes), to be trained on labels
+    distill: Tensor | None  # (B, classes), to be trained on a teacher
+
+
+class Classifier(nn.Module):
+    """Pictures to logits. With a distillation token these are the mean of two heads, in training too (see `both`).
+
+    Every parameter takes part in `forward`. Of FSDP2, whoever calls `both`, `embed` or `tokens` on a sharded network
+    first names them to `register_fsdp_forward_method`.
+    """
+
+    def __init__(self, cfg: ClassifierConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        width = cfg.backbone.width
+        self.backbone = ViT(cfg.backbone)
+        self.pool = Pool(cfg.pool, cfg.backbone)
+        self.head_drop = nn.Dropout(cfg.dropout)
+        self.head = nn.Linear(width, cfg.classes) if cfg.classes else nn.Identity()
+        self.head_dist = nn.Linear(width, cfg.classes) if cfg.classes and cfg.backbone.distill_token else nn.Identity()
+        self._init_head()
+
+    def init_weights(self) -> None:
+        """Every initial value, of parameters and of buffers."""
+        self.backbone.init_weights()
+        self._init_head()
+
+    @torch.no_grad()
+    def _init_head(self) -> None:
+        init_layers(self.pool)
+        if self.cfg.pool.kind == "attention":
+            nn.init.trunc_normal_(self.pool.attn_pool.latent, std=self.cfg.backbone.width**-0.5)
+        for head in (self.head, self.head_dist):
+            if isinstance(head, nn.Linear):  # small: the first loss is close to log(classes)
+                nn.init.trunc_normal_(head.weight, std=0.01)
+                nn.init.zeros_(head.bias)
+
+    def init_buffers(self) -> None:
+        """The values that no checkpoint holds: enough for whoever loads all parameters anyway."""
+        self.backbone.init_buffers()
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Normalised pictures (B, C, H, W) to logits (B, classes)."""
+        logits = self.both(images_BCHW)
+        return logits.classes if logits.distill is None else (logits.classes + logits.distill) / 2
+
+    def both(self, images_BCHW: Tensor) -> Logits:
+        """The two heads apart: what an objective needs that trains the second one on a teacher (DeiT)."""
+        tokens = self.tokens(images_BCHW)
+        classes = self.head(self.head_drop(self.pool(tokens)))
+        return Logits(classes, None if tokens.distill is None else self.head_dist(self.head_drop(tokens.distill)))
+
+    def embed(self, images_BCHW: Tensor) -> Tensor:
+        """The pooled features (B, D) that the head sees."""
+        pooled: Tensor = self.pool(self.tokens(images_BCHW))
+        return pooled
+
+    def tokens(self, images_BCHW: Tensor) -> Tokens:
+        """What the backbone returns."""
+        tokens: Tokens = self.backbone(images_BCHW)
+        return tokens
+
+    # -- as the trainer sees it (the protocol Tower): the backbone, then pool and head ---------------------------------
+
+    def units(self) -> list[Block]:
+        return self.backbone.units()
+
+    def depth_of(self, name: str) -> int:
+        first, _, rest = name.partition(".")
+        return self.backbone.depth_of(rest) if first == "backbone" else self.cfg.backbone.depth + 1
+
+    def no_decay(self) -> frozenset[str]:
+        own = {name for name, p in self.named_parameters() if p.ndim < 2 or name == "pool.attn_pool.latent"}
+        return frozenset(own | {f"backbone.{name}" for name in self.backbone.no_decay()})

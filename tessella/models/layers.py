@@ -1,0 +1,176 @@
+"""The small parts that blocks are made of; names of parameters are timm's.
+
+Shape suffixes:  B batch  T tokens  D width  H hidden  A heads  K head size  N patches  C channels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .architecture import ViTConfig
+from .position import Place
+
+
+def norm_layer(cfg: ViTConfig, size: int) -> nn.Module:
+    """The norm that this network uses everywhere, over the last axis of length `size`."""
+    return nn.LayerNorm(size, eps=cfg.norm_eps) if cfg.norm == "layer" else nn.RMSNorm(size, eps=cfg.norm_eps)
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def _quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": _gelu_tanh,
+    "quick_gelu": _quick_gelu,
+    "relu": F.relu,
+}
+
+
+class Mlp(nn.Module):
+    """fc2(act(fc1(x)))."""
+
+    def __init__(self, width: int, hidden: int, activation: str, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.act = ACTIVATIONS[activation]
+        self.fc2 = nn.Linear(hidden, width)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        x: Tensor = self.drop(self.fc2(self.drop(self.act(self.fc1(x_BTD)))))
+        return x
+
+
+class SwiGLU(nn.Module):
+    """fc2(silu(a) * b), where a and b are the first and the second half of fc1(x): timm's SwiGLUPacked."""
+
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 2 * hidden)  # rows: gate first, then value
+        self.fc2 = nn.Linear(hidden, width)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        gate_BTH, value_BTH = self.fc1(x_BTD).chunk(2, dim=-1)
+        x: Tensor = self.drop(self.fc2(self.drop(F.silu(gate_BTH) * value_BTH)))
+        return x
+
+
+class LayerScale(nn.Module):
+    """A learned factor per feature (CaiT); its initial value is set by the network's init_weights."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.empty(width))
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return x_BTD * self.gamma
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: forgets the branch of some samples, and scales the others up.
+
+    The rate is a buffer: as a Python number it would be compiled in, and every block would become a graph of its own.
+    """
+
+    rate: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("rate", torch.zeros(()), persistent=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        if not self.training:
+            return x_BTD
+        stays = 1 - self.rate
+        drawn = torch.rand(x_BTD.shape[0], 1, 1, device=x_BTD.device)
+        return x_BTD * ((drawn < stays) / stays).to(x_BTD.dtype)
+
+
+class Attention(nn.Module):
+    """Self-attention, always by the fused kernel; `map` recomputes the softmax for whoever asks for it."""
+
+    def __init__(self, cfg: ViTConfig) -> None:
+        super().__init__()
+        size = cfg.size_of_head
+        inner = cfg.heads * size
+        self.heads, self.scale, self.dropout = cfg.heads, size**-0.5, cfg.attention_dropout
+        self.qkv = nn.Linear(cfg.width, 3 * inner, bias=cfg.qkv_bias)
+        self.q_norm = norm_layer(cfg, size) if cfg.qk_norm else nn.Identity()
+        self.k_norm = norm_layer(cfg, size) if cfg.qk_norm else nn.Identity()
+        self.proj = nn.Linear(inner, cfg.width)
+        self.proj_drop = nn.Dropout(cfg.projection_dropout)
+
+    def queries_keys_values(self, x_BTD: Tensor, place: Place) -> tuple[Tensor, Tensor, Tensor]:
+        """Each (B, A, T, K), normalised and turned."""
+        q, k, v = self.qkv(x_BTD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k = place.turn(self.q_norm(q)), place.turn(self.k_norm(k))
+        return q.to(v.dtype), k.to(v.dtype), v  # under autocast the norms return 32 bits; the kernel wants one type
+
+    def forward(self, x_BTD: Tensor, place: Place) -> Tensor:
+        q, k, v = self.queries_keys_values(x_BTD, place)
+        out_BAnK = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        x: Tensor = self.proj_drop(self.proj(out_BAnK.transpose(1, 2).flatten(2)))
+        return x
+
+    def map(self, x_BTD: Tensor, place: Place, queries: Tensor | None = None) -> Tensor:
+        """The softmax map (B, A, Q, T) of the query tokens with these indices (Q,); None = of all tokens."""
+        q, k, _ = self.queries_keys_values(x_BTD, place)
+        if queries is not None:
+            q = q[:, :, queries]
+        scores_BAQT: Tensor = (q.float() * self.scale) @ k.float().transpose(-2, -1)
+        return scores_BAQT.softmax(dim=-1)
+
+
+class StemConv(nn.Module):
+    """One 3x3 convolution that halves the picture, with norm and activation. The norm keeps no running statistics."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False)
+        self.norm = nn.GroupNorm(1, width)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        x: Tensor = F.gelu(self.norm(self.conv(x_BCHW)))
+        return x
+
+
+class PatchEmbed(nn.Module):
+    """Pictures to patch tokens. All kinds keep the weight of `proj` in the shape of a convolution."""
+
+    def __init__(self, cfg: ViTConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        channels, kernel, stride = cfg.channels, cfg.patch_size, cfg.step
+        if cfg.embed == "stem":
+            widths = (cfg.channels, *cfg.stem_widths)
+            self.stem = nn.Sequential(*(StemConv(a, b) for a, b in pairwise(widths)))
+            channels, kernel, stride = widths[-1], 1, 1
+        self.proj = nn.Conv2d(channels, cfg.width, kernel, stride=stride, bias=cfg.embed_bias)
+
+    def forward(self, images_BCHW: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Tokens (B, N, D) and the grid (rows, columns); padding is zeros at the right and the bottom."""
+        cfg, (height, width) = self.cfg, images_BCHW.shape[-2:]
+        full = cfg.padded(height, width)
+        if full != (height, width):
+            images_BCHW = F.pad(images_BCHW, (0, full[1] - width, 0, full[0] - height))
+        match cfg.embed:
+            case "conv":
+                x: Tensor = self.proj(images_BCHW).flatten(2).transpose(1, 2)
+            case "linear":
+                pixels = F.unfold(images_BCHW, cfg.patch_size, stride=cfg.step).transpose(1, 2)  # (B, N, C * p * p)
+                x = F.linear(pixels, self.proj.weight.flatten(1), self.proj.bias)
+            case "stem":
+                x = self.proj(self.stem(images_BCHW)).flatten(2).transpose(1, 2)
+        return x, cfg.grid_of(*full)

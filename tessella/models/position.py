@@ -1,0 +1,109 @@
+"""Where a patch lies: resampled tables, sin-cos tables, rotary angles. Nobody else in the project resamples positions.
+
+Shape suffixes:  h,w patches of the wanted grid  N = h * w  T all tokens  D width  K head size
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+@functools.lru_cache(maxsize=256)
+def _bicubic_weights(old: int, new: int) -> npt.NDArray[np.float32]:
+    """(new, old) weights of one axis: Keys' cubic with a = -0.5, widened when shrinking, as Pillow does."""
+    scale = old / new
+    stretch = max(scale, 1.0)
+    centres = (np.arange(new) + 0.5) * scale
+    # Pillow cuts the window at whole samples; outside it the cubic is zero, except for these roundings
+    first = np.maximum((centres - 2 * stretch + 0.5).astype(np.int64), 0)
+    last = np.minimum((centres + 2 * stretch + 0.5).astype(np.int64), old)
+    at = np.arange(old)
+    t = np.abs(at + 0.5 - centres[:, None]) / stretch
+    near, far = (1.5 * t - 2.5) * t * t + 1, ((-0.5 * t + 2.5) * t - 4) * t + 2
+    weights = np.where(t < 1, near, np.where(t < 2, far, 0.0))
+    weights = np.where((at >= first[:, None]) & (at < last[:, None]), weights, 0.0)
+    return np.asarray(weights / weights.sum(1, keepdims=True), dtype=np.float32)
+
+
+def resample(table: Tensor, h: int, w: int) -> Tensor:
+    """A (rows, columns, D) table on an (h, w) grid: (h, w, D).
+
+    Equal to `F.interpolate(mode="bicubic", antialias=True)`, but two matrix products: its backward is deterministic and
+    it exports as it is. Always in 32 bits, also under autocast.
+    """
+    rows, columns = table.shape[:2]
+    if (rows, columns) == (h, w):
+        return table
+    device = table.device
+    with torch.autocast(device.type, enabled=False):
+        x = table.float()
+        if rows != h:
+            down = torch.as_tensor(_bicubic_weights(rows, h), device=device)
+            x = (down @ x.flatten(1)).view(h, columns, -1)  # (h, columns, D)
+        if columns != w:
+            across = torch.as_tensor(_bicubic_weights(columns, w), device=device)
+            x = across @ x  # (h, w, D)
+    return x.to(table.dtype)
+
+
+def sincos(width: int, h: int, w: int, base: float = 10_000.0) -> Tensor:
+    """The fixed (h, w, D) table of MAE: sines and cosines of the column, then of the row."""
+    omega = base ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    y = torch.arange(h, dtype=torch.float64)[:, None, None].expand(h, w, 1) * omega
+    x = torch.arange(w, dtype=torch.float64)[None, :, None].expand(h, w, 1) * omega
+    return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=2).float()
+
+
+class Place(NamedTuple):
+    """What the attention knows of each token's place: the factors that turn queries and keys. Without rotary: nothing.
+
+    Tokens without a place (class, registers, prompts) have cos 1 and sin 0, so one rule holds for all tokens. Whoever
+    adds, drops or reorders tokens during a walk does the same here.
+    """
+
+    cos: Tensor | None = None  # (B or 1, 1, T, K), float32
+    sin: Tensor | None = None  # (B or 1, 1, T, K), float32
+
+    def with_placeless(self, count: int, at: int = 0) -> Place:
+        """`count` more tokens without a place, put in before token `at`."""
+        if self.cos is None or self.sin is None or count == 0:
+            return self
+        cos, sin = self.cos, self.sin
+        one = cos.new_ones(cos.shape[0], 1, count, cos.shape[3])
+        cos = torch.cat([cos[:, :, :at], one, cos[:, :, at:]], dim=2)
+        sin = torch.cat([sin[:, :, :at], torch.zeros_like(one), sin[:, :, at:]], dim=2)
+        return Place(cos, sin)
+
+    def select(self, index: Tensor) -> Place:
+        """The tokens (B, n) of each picture, in that order."""
+        if self.cos is None or self.sin is None:
+            return self
+        cos, sin = (t.expand(index.shape[0], -1, -1, -1) for t in (self.cos, self.sin))
+        where = index[:, None, :, None].expand(-1, 1, -1, cos.shape[3])
+        return Place(cos.gather(2, where), sin.gather(2, where))
+
+    def turn(self, x: Tensor) -> Tensor:
+        """Queries or keys (B, A, T, K), turned. In 32 bits, returned in the type of x."""
+        if self.cos is None or self.sin is None:
+            return x
+        a, b = x.chunk(2, dim=-1)
+        return (x * self.cos + torch.cat([-b, a], dim=-1) * self.sin).to(x.dtype)
+
+
+def rotary(head_size: int, h: int, w: int, base: float, device: torch.device) -> Place:
+    """The place of h * w patches as in DINOv3: rows and columns run from -1 to 1 whatever the size of the grid."""
+    y = (torch.arange(h, device=device, dtype=torch.float32) + 0.5) / h * 2 - 1
+    x = (torch.arange(w, device=device, dtype=torch.float32) + 0.5) / w * 2 - 1
+    count = head_size // 4
+    frequency = 2 * math.pi * base ** -(torch.arange(count, device=device, dtype=torch.float32) / count)
+    rows = (y[:, None] * frequency)[:, None].expand(h, w, count)
+    columns = (x[:, None] * frequency)[None].expand(h, w, count)
+    angles = torch.cat([rows, columns, rows, columns], dim=2).flatten(0, 1)[None, None]  # (1, 1, N, K)
+    return Place(angles.cos(), angles.sin())
