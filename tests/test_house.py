@@ -17,19 +17,22 @@ Rule = Callable[[Sources], list[str]]  # -> one line for each breach
 
 # ---------------------------------------------------------------------------------------------------- reading the tree
 
-TEXT = {".py", ".md", ".toml", ".txt", ".cfg", ".sh", ""}
-SKIP = {".git", ".venv", "runs", "demo", "build", "dist", "results", "sketch"}
+TEXT = {".py", ".md", ".toml", ".txt", ".cfg", ".sh"}
+NAMED = {"Makefile", "NOTICE", "run", ".gitignore"}
+SKIP = {"runs", "demo", "build", "dist", "results", "__pycache__", "bundled"}
 
 
 def sources() -> Sources:
     """All text of the repository but this file, whose mutations break every rule on purpose."""
     out = {}
     for top in sorted(ROOT.iterdir()):
-        if top.name in SKIP or top.name.endswith(("_cache", ".egg-info")):
+        hidden = top.name.startswith(".") and top.name not in {".ci", ".gitignore"}
+        if hidden or top.name in SKIP or top.name.endswith(".egg-info"):
             continue
         for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
             parts = set(path.relative_to(ROOT).parts)
-            if path.is_file() and path.suffix in TEXT and not parts & (SKIP - {"demo"} | {"__pycache__", "bundled"}):
+            text = path.suffix in TEXT or path.name in NAMED
+            if path.is_file() and text and not parts & (SKIP - {"demo", "build"}):
                 out[path.relative_to(ROOT).as_posix()] = path.read_text(encoding="utf-8")
     out.pop("tests/test_house.py")
     return out
@@ -158,7 +161,7 @@ def recipes_import_configs(tree: Sources) -> list[str]:
         for name, node in imports(path, module):
             room, last = [*name.split("."), ""][1], name.split(".")[-1]
             ours = name.startswith("tessella.") and room not in {"build", "recipes", *LEAVES}
-            if ours and not re.search(r"(Config|Source|preset|PRESETS)$", last):
+            if ours and not re.search(r"(Config|Source|preset|classifier)$", last):
                 out.append(f"{at(path, node)}: {last} is not a class of settings")
     return out
 
