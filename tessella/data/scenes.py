@@ -89,8 +89,9 @@ def scene(seed: int, index: int, cfg: ScenesConfig) -> Scene:
     owner = np.zeros((cfg.size, cfg.size), dtype=np.int64)  # which object is seen at each pixel; 0 is background
     areas: list[int] = []
     things: list[_Thing] = []
-    for _ in range(int(rng.integers(cfg.objects[0], cfg.objects[1] + 1))):
-        thing = _Thing(int(rng.integers(len(SHAPES))), int(rng.integers(len(COLOURS))))
+    colours = rng.permutation(len(COLOURS))  # no colour twice (up to 7 objects): one lying on its like would vanish
+    for k in range(int(rng.integers(cfg.objects[0], cfg.objects[1] + 1))):
+        thing = _Thing(int(rng.integers(len(SHAPES))), int(colours[k % len(COLOURS)]))
         radius = cfg.size * rng.uniform(*cfg.radius)
         for x, y in rng.uniform(radius, cfg.size - radius, (PLACES, 2)):
             mask = _draw(SHAPES[thing.shape], cfg.size, x, y, radius)
