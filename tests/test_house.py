@@ -219,7 +219,7 @@ def file_length(tree: Sources) -> list[str]:
 def function_length(tree: Sources) -> list[str]:
     """60 lines; 100 for `train`, for one `forward` of a file, and for a function that is one big match."""
     out = []
-    for path, module in python(tree, "tessella", "bench", "tests"):
+    for path, module in python(tree, "tessella", "bench", "scripts", "tests"):
         forwards = 0
         for function in functions(module):
             lines = (function.end_lineno or 0) - function.lineno + 1
@@ -292,7 +292,7 @@ def first_line(tree: Sources) -> list[str]:
     """Each file begins by saying what idea it holds."""
     return [
         f"{path}: the first line says what idea the file holds"
-        for path, module in python(tree, "tessella", "bench", "tests", "examples")
+        for path, module in python(tree, "tessella", "bench", "scripts", "tests", "examples")
         if module.body and not (ast.get_docstring(module) or "").split("\n")[0].strip()
     ]
 
