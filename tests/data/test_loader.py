@@ -1,0 +1,220 @@
+"""Order and pixels are a pure function of (seed, step): equal over workers, ranks and restarts at any step."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tessella.card import Preprocess
+from tessella.data.finish import Finish
+from tessella.data.loader import Batch, Loader, LoaderConfig, Order, Pictures, default_workers, once, share
+from tessella.data.source import open_folder, open_pictures
+from tessella.data.transforms import AugmentConfig
+from tessella.errors import BadInput
+
+PRE = Preprocess(size=(8, 8), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+COUNT = 13
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i in range(COUNT):
+        place = root / ("cat" if i % 3 else "dog")
+        place.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (12, 10, 3), dtype=np.uint8)).save(place / f"{i:02}.png")
+    return root
+
+
+def pictures(folder: Path, seed: int = 0, augment: AugmentConfig | None = AugmentConfig()) -> Pictures:  # noqa: B008
+    return Pictures(open_folder(folder, val_share=0).train, PRE, augment, seed)
+
+
+def steps(dataset: Pictures, n: int, start: int = 0, **cfg: Any) -> list[Batch]:
+    return list(itertools.islice(Loader(dataset, LoaderConfig(**cfg)).batches(start), n))
+
+
+def equal(a: Batch, b: Batch) -> bool:
+    return a["ids"] == b["ids"] and all(torch.equal(a[k], b[k]) for k in ("image", "label")) and a.keys() == b.keys()
+
+
+def joined(parts: Sequence[Batch]) -> Batch:
+    ids = [name for part in parts for name in part["ids"]]
+    return {"ids": ids, **{k: torch.cat([part[k] for part in parts]) for k in ("image", "label")}}
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 5),
+    batch=st.integers(3, 30),  # also more than there are pictures
+    start=st.integers(0, 40),
+    workers=st.integers(0, 2),
+    ranks=st.integers(1, 3),
+)
+def test_workers_ranks_and_restarts_change_nothing(
+    folder: Path, seed: int, batch: int, start: int, workers: int, ranks: int
+) -> None:
+    data = pictures(folder, seed)
+    want = steps(data, start + 2, batch=batch, seed=seed, workers=0)[start:]
+    got = [steps(data, 2, start, batch=batch, seed=seed, workers=workers, rank=r, ranks=ranks) for r in range(ranks)]
+    for step in range(2):
+        assert equal(want[step], joined([got[r][step] for r in range(ranks)]))
+
+
+def test_the_comparison_can_fail(folder: Path) -> None:
+    data = pictures(folder)
+    one = steps(data, 1, batch=5, workers=0)[0]
+    assert not equal(one, steps(data, 1, batch=5, seed=1, workers=0)[0])  # another order
+    other = steps(pictures(folder, seed=1), 1, batch=5, workers=0)[0]  # other views
+    assert other["ids"] == one["ids"] and not torch.equal(other["image"], one["image"])
+
+
+def test_every_epoch_holds_every_sample_once_in_a_new_order(folder: Path) -> None:
+    data = pictures(folder)
+    stream = joined(steps(data, 3 * COUNT, batch=3, workers=0))["ids"]
+    epochs = [stream[i * COUNT : (i + 1) * COUNT] for i in range(9)]
+    assert all(sorted(epoch) == sorted(data.source.ids) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 9
+
+
+def test_views_change_with_the_epoch_unless_there_is_no_augmentation(folder: Path) -> None:
+    first, second = steps(pictures(folder), 2, batch=COUNT, workers=0)
+    back = [second["ids"].index(name) for name in first["ids"]]
+    assert not torch.equal(first["image"], second["image"][back])
+    first, second = steps(pictures(folder, augment=None), 2, batch=COUNT, workers=0)
+    assert torch.equal(first["image"], second["image"][[second["ids"].index(name) for name in first["ids"]]])
+
+
+def test_labels_belong_to_their_pictures(folder: Path) -> None:
+    batch = steps(pictures(folder), 1, batch=COUNT, workers=1)[0]
+    assert batch["label"].tolist() == [["cat", "dog"].index(name.split("/")[0]) for name in batch["ids"]]
+    assert batch["image"].shape == (COUNT, 3, 8, 8) and batch["image"].dtype == torch.uint8
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+@pytest.mark.parametrize("batch", [1, 4, 13, 50])
+def test_once_reads_each_sample_once_in_order_and_in_step(folder: Path, ranks: int, batch: int) -> None:
+    data = pictures(folder, augment=None)
+    passes = [list(once(data, batch, workers=0, rank=r, ranks=ranks)) for r in range(ranks)]
+    assert len({len(p) for p in passes}) == 1  # ranks that exchange weights in a forward must call it equally often
+    assert joined([b for p in passes for b in p])["ids"] == data.source.ids
+    assert all(len(b["ids"]) == len(b["image"]) <= batch for p in passes for b in p)
+
+
+def test_once_with_workers_and_without_labels(folder: Path) -> None:
+    data = Pictures(open_pictures([folder]).source, PRE)
+    here, there = list(once(data, 4, workers=0)), list(once(data, 4, workers=2))
+    assert [b["ids"] for b in here] == [b["ids"] for b in there] and "label" not in here[0]
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(here, there, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_picture_stops_the_run_in_one_line(folder: Path, tmp_path: Path, workers: int) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (9, 9)).save(tmp_path / name / "good.png")
+    (tmp_path / "b/bad.jpg").write_bytes(b"<html>404</html>")
+    with pytest.raises(BadInput, match=r"b/bad\.jpg") as caught:
+        steps(pictures(tmp_path), 4, batch=2, workers=workers)
+    assert "\n" not in str(caught.value) and "HTML" in str(caught.value)
+
+
+class Patient:
+    """A dataset whose first sample of a worker tells who it is, and takes its time."""
+
+    def __len__(self) -> int:
+        return 1000
+
+    def sample(self, epoch: int, index: int) -> dict[str, Any]:
+        time.sleep(0.02)
+        return {"pid": os.getpid(), "threads": torch.get_num_threads()}
+
+    def collate(self, samples: Sequence[dict[str, Any]]) -> Batch:
+        return samples[0]
+
+
+def test_workers_outlive_a_signal_to_the_group_and_end_with_the_iterator() -> None:
+    batches: Iterator[Batch] = Loader(Patient(), LoaderConfig(batch=1, workers=2)).batches(0)
+    seen = [next(batches) for _ in range(4)]
+    workers = {b["pid"] for b in seen}
+    assert len(workers) == 2 and os.getpid() not in workers and {b["threads"] for b in seen} == {1}
+    for pid in workers:
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGINT)
+    assert {next(batches)["pid"] for _ in range(20)} == workers
+    batches.close()  # type: ignore[attr-defined]
+    for pid in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_global_generators_are_left_alone(folder: Path) -> None:
+    torch.manual_seed(3)
+    np.random.seed(3)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    steps(pictures(folder), 2, batch=4, workers=0)
+    steps(pictures(folder), 2, batch=4, workers=1)
+    assert torch.equal(before[0], torch.get_rng_state()) and np.array_equal(before[1], np.random.get_state()[1])
+
+
+def test_order_starts_far_away_at_once_and_keeps_few_permutations() -> None:
+    order = Order(1_000_000, 0)
+    began = time.monotonic()
+    epoch, _ = order.at(10**15)
+    assert epoch == 10**9 and time.monotonic() - began < 2
+    small = Order(3, 0)
+    assert sorted(i for _, i in (small.at(p) for p in range(3))) == [0, 1, 2]
+    for p in range(300):
+        small.at(p)
+    assert len(small._known) <= 2
+
+
+def test_shares_cut_everything_once() -> None:
+    for total, ranks in itertools.product((0, 1, 5, 12), (1, 2, 5)):
+        parts = [share(total, r, ranks) for r in range(ranks)]
+        assert [i for part in parts for i in part] == list(range(total))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize(
+    "bad", [{"batch": 1, "ranks": 2}, {"batch": 4, "rank": 2, "ranks": 2}, {"batch": 1, "prefetch": 0}]
+)
+def test_impossible_loaders_are_refused(bad: dict[str, int]) -> None:
+    with pytest.raises(BadInput):
+        LoaderConfig(**bad)
+
+
+def test_default_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    for cores, ranks, want in ((1, 1, 1), (2, 1, 1), (8, 1, 4), (8, 2, 2), (64, 1, 8), (2, 2, 1)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)), raising=False)
+        assert default_workers(ranks) == want
+
+
+def test_finish_normalises_as_everybody_does_and_passes_the_rest(folder: Path) -> None:
+    from torchvision import transforms
+
+    batch = steps(pictures(folder), 1, batch=4, workers=0)[0]
+    kept = batch["image"].clone()
+    finish = Finish(PRE)
+    out = finish(batch)
+    theirs = transforms.Compose([transforms.ToTensor(), transforms.Normalize(PRE.mean, PRE.std)])
+    want = torch.stack([theirs(image.permute(1, 2, 0).numpy()) for image in kept])
+    assert torch.equal(out["image"], want) and torch.equal(batch["image"], kept)
+    assert out["ids"] is batch["ids"] and out["label"] is batch["label"]
+    assert finish.pixels(kept[:, None]).shape == (4, 1, 3, 8, 8) and not finish.state_dict()
+    with pytest.raises(TypeError, match="uint8"):
+        finish(out)
