@@ -110,8 +110,7 @@ def whole_or_not(folder: Path, before: dict[str, str] | None) -> None:
     assert content(target) == MODEL and os.listdir(folder) == ["model"]
 
 
-@pytest.mark.parametrize("exchange", [True, False])
-@pytest.mark.parametrize("before", [MODEL, None])
+@pytest.mark.parametrize(("before", "exchange"), [(MODEL, True), (MODEL, False), (None, True)])
 def test_killed_at_every_operation_of_a_folder(
     exchange: bool, before: dict[str, str] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
