@@ -126,10 +126,10 @@ def test_killed_at_every_operation_of_a_folder(
             filled(before)(filled_folder)
         return folder
 
-    for folder in deaths.at_every_operation(
-        prepare, lambda folder: durable.write_folder(folder / "model", filled(OTHER))
-    ):
-        whole_or_not(folder, before)
+    def act(folder: Path) -> None:
+        durable.write_folder(folder / "model", filled(OTHER))
+
+    deaths.at_every_operation(prepare, act, lambda folder: whole_or_not(folder, before))
 
 
 def test_killed_at_every_operation_of_a_file(tmp_path: Path) -> None:
@@ -142,10 +142,12 @@ def test_killed_at_every_operation_of_a_file(tmp_path: Path) -> None:
         for _ in range(3):
             durable.write_file(folder / "run.json", "new, and longer")
 
-    for folder in deaths.at_every_operation(prepare, act):
+    def check(folder: Path) -> None:
         assert (folder / "run.json").read_text() in ("old", "new, and longer")
         durable.sweep(folder)
         assert os.listdir(folder) == ["run.json"]
+
+    deaths.at_every_operation(prepare, act, check)
 
 
 def test_the_check_sees_a_folder_filled_in_place(tmp_path: Path) -> None:
@@ -158,8 +160,7 @@ def test_the_check_sees_a_folder_filled_in_place(tmp_path: Path) -> None:
         filled(OTHER | {f"{i}.txt": "x" for i in range(9)})(folder / "model")
 
     with pytest.raises(AssertionError, match="neither old nor new"):
-        for folder in deaths.at_every_operation(prepare, act):
-            whole_or_not(folder, None)
+        deaths.at_every_operation(prepare, act, lambda folder: whole_or_not(folder, None))
 
 
 def test_a_sweep_touches_only_our_own_names(tmp_path: Path) -> None:

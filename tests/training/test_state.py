@@ -179,16 +179,13 @@ def deaths_of(save: Save, start: Path, place: Path, saved: Snapshot) -> int:
     before = state.load(start / "step-000002")
 
     def prepare(number: int) -> Path:
-        folder = place / str(number) / "state"
+        folder = place / str(number)
         shutil.copytree(start, folder)
         return folder
 
-    count = 0
-    for folder in deaths.at_every_operation(prepare, lambda folder: save(folder, saved)):
-        count += 1
-        survive(folder, [before, saved])
-        shutil.rmtree(folder.parent)
-    return count
+    return deaths.at_every_operation(
+        prepare, lambda folder: save(folder, saved), lambda folder: survive(folder, [before, saved])
+    )
 
 
 def test_killed_at_every_operation_of_a_save(two_states: Path, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import json
 import os
-import shutil
 import struct
 import warnings
 from collections.abc import Callable
@@ -288,17 +287,15 @@ def deaths_of(write: Callable[[Path, dict[str, Tensor], Card], None], place: Pat
             write_model(place / str(number) / "model", toy(1), PLAIN)
         return place / str(number)
 
-    count = 0
-    for folder in deaths.at_every_operation(prepare, lambda folder: write(folder / "model", toy(2), PLAIN)):
-        count += 1
+    def check(folder: Path) -> None:
         model = folder / "model"
         if before or model.exists():
             _, found = read_model(model)
             assert equal(found, toy(2)) or (before and equal(found, toy(1))), "neither the old nor the new weights"
         write_model(model, toy(3), PLAIN)
         assert equal(read_model(model)[1], toy(3)) and os.listdir(folder) == ["model"]
-        shutil.rmtree(folder)
-    return count
+
+    return deaths.at_every_operation(prepare, lambda folder: write(folder / "model", toy(2), PLAIN), check)
 
 
 @pytest.mark.parametrize(("before", "exchange"), [(True, True), (True, False), (False, True)])
