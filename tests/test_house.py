@@ -418,15 +418,16 @@ def unsafe_loading(tree: Sources) -> list[str]:
 
 
 def links(tree: Sources) -> list[str]:
-    """Files that a page links to, and files that the tour names, exist."""
+    """Files that a page links to, and files that the tour and the status page name, exist."""
     out = []
     for path, text in tree.items():
         if not path.endswith(".md") or path == "docs/design.md":
             continue
         folder = path.rpartition("/")[0]
         found = [(folder, t) for t in re.findall(r"\]\((?!\w+:|#)([^)#]+)", text)]
-        if path == "docs/tour.md":
-            found += [("", t) for t in re.findall(r"`((?:tessella|docs|tests|bench)/[\w./]+\.\w+)`", text)]
+        if path in {"docs/tour.md", "docs/status.md"}:
+            named = re.compile(r"`(?:[^`\n]* )?((?:tessella|docs|tests|bench)/[\w./]+\.\w+)(?= |::|`)")
+            found += [("", t) for t in named.findall(text)]
         for start, target in found:
             parts: list[str] = []
             for part in [*start.split("/"), *target.split("/")]:
@@ -531,6 +532,7 @@ CASES: list[Case] = [
     (unsafe_loading, *one(LIB, "torch.load(p, weights_only=False)", "model.eval()")),
     (unsafe_loading, *one(LIB, "numpy.load(p, allow_pickle=True)", "numpy.load(p)")),
     (links, *one("docs/log.md", "[x](absent.md)", "[x](log.md) [y](../Makefile) [z](https://example.org)")),
+    (links, *one("docs/status.md", "`pytest tests/absent.py -k x`", "`pytest tests/test_house.py::test_y`")),
     (links, *one("docs/tour.md", "`tessella/absent.py`", "`tessella/errors.py`")),
     (tour_is_five_files, {"docs/tour.md": "1. `tessella/a.py`\n"},
      {"docs/tour.md": "".join(f"{i}. Read `tessella/f{i}.py`: why\n" for i in range(1, 6))}),
