@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,40 +15,42 @@ import torch
 from torch import Tensor
 
 
-@functools.lru_cache(maxsize=256)
-def _bicubic_weights(old: int, new: int) -> npt.NDArray[np.float32]:
-    """(new, old) weights of one axis: Keys' cubic with a = -0.5, widened when shrinking, as Pillow does."""
-    scale = old / new
-    stretch = max(scale, 1.0)
-    centres = (np.arange(new) + 0.5) * scale
-    # Pillow cuts the window at whole samples; outside it the cubic is zero, except for these roundings
-    first = np.maximum((centres - 2 * stretch + 0.5).astype(np.int64), 0)
-    last = np.minimum((centres + 2 * stretch + 0.5).astype(np.int64), old)
+@functools.lru_cache(maxsize=256)  # arrays, not tensors: those would remember the mode in which they were made
+def _bicubic_weights(old: int, new: int, double: bool = False) -> npt.NDArray[Any]:
+    """(new, old) weights of one axis: Keys' cubic with a = -0.5, widened when shrinking, as Pillow does.
+
+    Scale and centres are rounded to the table's precision because ATen's are: exact ones lie 3e-6 away in 32 bits.
+    """
+    rounded = np.float64 if double else np.float32
+    scale = np.float64(rounded(old / new))
+    stretch = max(scale, np.float64(1))
+    centres = ((np.arange(new) + 0.5) * scale).astype(rounded).astype(np.float64)[:, None]
     at = np.arange(old)
-    t = np.abs(at + 0.5 - centres[:, None]) / stretch
-    near, far = (1.5 * t - 2.5) * t * t + 1, ((-0.5 * t + 2.5) * t - 4) * t + 2
-    weights = np.where(t < 1, near, np.where(t < 2, far, 0.0))
-    weights = np.where((at >= first[:, None]) & (at < last[:, None]), weights, 0.0)
-    return np.asarray(weights / weights.sum(1, keepdims=True), dtype=np.float32)
+    t = np.abs(at - centres + 0.5) / stretch
+    weights = np.where(t < 1, (1.5 * t - 2.5) * t * t + 1, np.where(t < 2, ((-0.5 * t + 2.5) * t - 4) * t + 2, 0))
+    # the window of whole samples, as ATen and Pillow cut it; it drops only what is almost zero
+    first, last = np.trunc(centres - 2 * stretch + 0.5), np.trunc(centres + 2 * stretch + 0.5)
+    weights = np.where((at >= first) & (at < last), weights, 0)
+    return np.asarray(weights / weights.sum(1, keepdims=True), dtype=rounded)
 
 
 def resample(table: Tensor, h: int, w: int) -> Tensor:
     """A (rows, columns, D) table on an (h, w) grid: (h, w, D).
 
     Equal to `F.interpolate(mode="bicubic", antialias=True)`, but two matrix products: its backward is deterministic and
-    it exports as it is. Always in 32 bits, also under autocast.
+    it exports as it is. In 32 bits at least, also under autocast.
     """
     rows, columns = table.shape[:2]
     if (rows, columns) == (h, w):
         return table
-    device = table.device
+    device, double = table.device, table.dtype == torch.float64
     with torch.autocast(device.type, enabled=False):
-        x = table.float()
+        x = table if double else table.float()
         if rows != h:
-            down = torch.as_tensor(_bicubic_weights(rows, h), device=device)
+            down = torch.as_tensor(_bicubic_weights(rows, h, double), device=device)
             x = (down @ x.flatten(1)).view(h, columns, -1)  # (h, columns, D)
         if columns != w:
-            across = torch.as_tensor(_bicubic_weights(columns, w), device=device)
+            across = torch.as_tensor(_bicubic_weights(columns, w, double), device=device)
             x = across @ x  # (h, w, D)
     return x.to(table.dtype)
 

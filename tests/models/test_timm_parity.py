@@ -41,7 +41,7 @@ def _one_thread() -> Any:
 
 @torch.no_grad()
 def redraw(net: nn.Module, seed: int = 0) -> None:
-    """Values at which a transposed, forgotten or swapped tensor shows; a fresh network hides it behind zeros and ones."""
+    """Values at which a transposed, forgotten or swapped tensor shows; a fresh network hides it."""
     generator = torch.Generator().manual_seed(seed)
     norms = {id(m.weight) for m in net.modules() if isinstance(m, (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, RmsNorm))}
     for name, p in net.named_parameters():
@@ -279,8 +279,8 @@ def test_every_tensor_matters(pairs: dict[str, tuple[Classifier, nn.Module]], fa
     assert _error_with(pairs[family], name, p) <= BAR  # and the pair is as it was
 
 
-# A key bias adds the same number to all scores of a query, and softmax forgets it: mathematics, not a weak test. The next
-# two tests pin it down to the key's bias alone; where keys are turned by their place (DINOv3), even that one shows.
+# A key bias adds the same number to all scores of a query, and softmax forgets it: mathematics, not a weak test. The
+# next two tests pin it down to the key's bias alone; where keys are turned by their place (DINOv3), even that shows.
 
 
 @pytest.mark.parametrize("family", ["plain", "dinov3"])
