@@ -1,3 +1,35 @@
-"""Tessella: one toolkit for the whole life of a Vision Transformer."""
+"""Tessella: one toolkit for the whole life of a Vision Transformer.
+
+`import tessella as ts`: `ts.train`, `ts.resume`, `ts.evaluate`, `ts.predict`, `ts.load`, `ts.Model`. Nothing heavy is
+imported before it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = ["Model", "__version__", "evaluate", "load", "predict", "resume", "train"]
+
+if TYPE_CHECKING:
+    from .runtime.load import load
+    from .runtime.model import Model
+    from .verbs.evaluate import evaluate
+    from .verbs.predict import predict
+    from .verbs.train import resume, train
+
+_WHERE = {
+    "Model": "runtime.model",
+    "evaluate": "verbs.evaluate",
+    "load": "runtime.load",
+    "predict": "verbs.predict",
+    "resume": "verbs.train",
+    "train": "verbs.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'tessella' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)

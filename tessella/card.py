@@ -68,7 +68,7 @@ class Card:
 
     format_version: int = FORMAT_VERSION
     kind: Literal["network", "engine"] = "network"
-    architecture: dict[str, Any]  # config.encode of the model's config, with its "kind"
+    architecture: dict[str, Any]  # config.encode of the model's config, with its "type"
     heads: tuple[Head, ...] = ()
     preprocess: dict[str, Preprocess] = field(default_factory=dict)  # by modality: "image"
     tokeniser: dict[str, Any] | None = None
@@ -78,8 +78,8 @@ class Card:
     files: dict[str, str] = field(default_factory=dict)  # name in this folder -> sha256
 
     def __post_init__(self) -> None:
-        if not isinstance(self.architecture.get("kind"), str):
-            raise BadInput("architecture has no 'kind'; it must name the network's config")
+        if not isinstance(self.architecture.get("type"), str):
+            raise BadInput("architecture has no 'type'; it must name the network's config")
         names = [head.name for head in self.heads]
         if len(set(names)) < len(names):
             raise BadInput(f"heads has a name twice ({', '.join(names)}); names must differ")
@@ -106,7 +106,7 @@ def read(folder: Path | str) -> Card:
 
 
 def _decode(plain: dict[str, Any]) -> Card:
-    # Key by key, because "kind" is a word of the card itself here and not the tag of a dataclass.
+    # Key by key, because a card carries no tag of its own.
     version = plain.get("format_version")
     if type(version) is not int or version < 1:
         raise BadInput(f"format_version is {version!r}; it must be a whole number from 1 to {FORMAT_VERSION}")

@@ -1,7 +1,7 @@
 """A dataclass tree as plain data and back, with dotted overrides. The only file that knows how a run is written down.
 
-Values are plain: numbers, text, booleans, None, tuples, dicts, nested frozen dataclasses, and unions of these. A dataclass is written with
-its class name under "kind", so that a union finds its way back.
+Values are plain: numbers, text, booleans, None, tuples, dicts, nested frozen dataclasses, and unions of these. A
+dataclass is written with its class name under "type", so that a union finds its way back.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from .errors import BadInput
 
 T = TypeVar("T")
+TAG = "type"  # so no settings class may have a field of this name
 
 
 def encode(value: Any) -> Any:
-    """Dataclasses to dicts with their "kind", tuples to lists, the rest as it is."""
+    """Dataclasses to dicts with their "type", tuples to lists, the rest as it is."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"kind": type(value).__name__, **fields}
+        return {TAG: type(value).__name__, **fields}
     if isinstance(value, (tuple, list)):
         return [encode(v) for v in value]
     return {k: encode(v) for k, v in value.items()} if isinstance(value, dict) else value
@@ -58,14 +59,14 @@ _NOTHING = object()
 
 
 def _decode_dataclass(classes: dict[str, type], plain: dict[str, Any], where: str) -> Any:
-    kind = plain.get("kind") or (next(iter(classes)) if len(classes) == 1 else None)
+    kind = plain.get(TAG) or (next(iter(classes)) if len(classes) == 1 else None)
     if kind not in classes:
-        raise BadInput(f"{where}.kind is {kind!r}; choose one of {', '.join(sorted(classes))}")
+        raise BadInput(f"{where}.{TAG} is {kind!r}; choose one of {', '.join(sorted(classes))}")
     cls = classes[kind]
     hints = get_type_hints(cls)
-    for key in plain.keys() - hints.keys() - {"kind"}:
+    for key in plain.keys() - hints.keys() - {TAG}:
         raise BadInput(f"{where} has no key {key!r}{nearest(key, hints)}")
-    values = {k: decode(hints[k], v, f"{where}.{k}") for k, v in plain.items() if k != "kind"}
+    values = {k: decode(hints[k], v, f"{where}.{k}") for k, v in plain.items() if k != TAG}
     missing = [
         f.name
         for f in dataclasses.fields(cls)
@@ -109,10 +110,10 @@ def _spell(hint: Any) -> str:
 
 
 def merge(base: Any, over: Any) -> Any:
-    """`over` on top of `base`, key by key; another "kind" starts afresh."""
+    """`over` on top of `base`, key by key; another "type" starts afresh."""
     if not isinstance(over, dict) or not isinstance(base, dict):
         return over
-    if over.get("kind", base.get("kind")) != base.get("kind"):
+    if over.get(TAG, base.get(TAG)) != base.get(TAG):
         base = {}
     return base | {k: merge(base.get(k), v) for k, v in over.items()}
 
@@ -164,7 +165,7 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def override(run: T, sources: Iterable[str | Path | Mapping[str, Any]]) -> tuple[T, dict[str, str]]:
-    """`override(run, ["my.toml", {"train.steps": 10}])`: later sources win. Also returns dotted key -> which source set it."""
+    """`override(run, ["my.toml", {"train.steps": 10}])`: later sources win. Also returns dotted key -> what set it."""
     plain = encode(run)
     origins: dict[str, str] = {}
     for source in sources:

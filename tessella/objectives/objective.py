@@ -18,13 +18,15 @@ Metrics = dict[str, Tensor]  # name -> scalar: only logged
 class Objective(nn.Module, ABC):
     """A module around a model that turns a batch into named losses.
 
-    Every loss is a *mean* over the micro-batch that `forward` sees. `counts` says over how many things each one is a mean,
-    from the batch alone; the trainer weights the losses of all micro-batches and ranks with it, so that what is
+    Every loss is a *mean* over the micro-batch that `forward` sees. `counts` says over how many things each one is a
+    mean, from the batch alone; the trainer weights the losses of all micro-batches and ranks with it, so that what is
     minimised is the mean over the global batch, however that was cut. `forward` changes no state (buffers move in
     `after_step`), because a step that ran out of memory is run again with smaller micro-batches.
     """
 
-    whole_batch: ClassVar[bool] = False  # needs the rank's whole batch at once (contrast): the trainer refuses to cut it
+    whole_batch: ClassVar[bool] = (
+        False  # needs the rank's whole batch at once (contrast): the trainer refuses to cut it
+    )
     own_average: ClassVar[bool] = False  # keeps a teacher that is itself an average: the trainer refuses its EMA
 
     @property

@@ -1,4 +1,4 @@
-"""The training loop and what it needs. `train(cfg, objective, batches)` takes any objective; no table has to know it."""
+"""The training loop. `train(cfg, objective, batches)` takes any objective; no table has to know it."""
 
 from .trainer import Job, Result, TrainConfig, train
 

@@ -1,4 +1,4 @@
-"""What `auto` becomes on this machine, each with its reason. The only place that decides; the run prints and keeps it."""
+"""What `auto` becomes on this machine, each with its reason. The only place that decides; the run keeps it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def precision(asked: Literal["auto", "fp32", "bf16"], kind: str) -> Choice:
 
 
 def compiling(asked: Literal["auto", "on", "off"], kind: str, work: float) -> Choice:
-    """`work`: multiply-adds of the whole run. Compiling costs about a minute and gains about a tenth, so it pays in long runs only."""
+    """`work`: multiply-adds of the whole run. Compiling costs a minute and gains a tenth: it pays in long runs."""
     if asked != "auto":
         return asked, "asked for"
     if kind == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None:

@@ -1,4 +1,4 @@
-"""Why a step is not finite: which files, which block, which weights. Runs only when something has gone wrong already."""
+"""Why a step is not finite: which files, which block, which weights. Runs only when it has gone wrong already."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def diagnose(objective: Objective, micros: list[Batch], progress: float, localis
         parts.append(f"files: {_some(files)}" if files else f"no single file alone; the batch: {_some(_ids(micros))}")
     else:
         parts.append(f"files: one of {_some(_ids(micros))}")
-    grads = [n for n, p in objective.named_parameters() if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
+    grads = [
+        n for n, p in objective.named_parameters() if p.grad is not None and not bool(torch.isfinite(p.grad).all())
+    ]
     if grads:
         parts.append(f"gradients are not finite in {_some(grads)}")
     return "; ".join(parts)

@@ -1,4 +1,4 @@
-"""Several processes, one objective: start and end the group, wrap (DDP) or shard (FSDP2), and turn shards into whole tensors and back."""
+"""Several processes, one objective: the group, DDP or FSDP2 around it, shards to whole tensors and back."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from .. import parallel
+from ..errors import BadInput
 from ..objectives.objective import Objective, Tower
 
 
 @contextmanager
 def processes(device: torch.device, seconds: float = 600.0) -> Iterator[None]:
-    """Joins the group that `torchrun` describes, for the time of the block; without one, or inside one, does nothing."""
+    """Joins the group that `torchrun` describes, for the time of the block; without one, or inside one: nothing."""
     if parallel.active() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
@@ -32,8 +33,8 @@ def processes(device: torch.device, seconds: float = 600.0) -> Iterator[None]:
 
 def compile_units(objective: nn.Module) -> int:
     """Compiles the repeated blocks in place, one by one: equal blocks share one graph. Returns how many."""
-    units = [unit for m in objective.modules() if isinstance(m, Tower) for unit in m.units()]
-    for unit in units:
+    units = {id(unit): unit for m in objective.modules() if isinstance(m, Tower) for unit in m.units()}
+    for unit in units.values():
         unit.compile()
     return len(units)
 
@@ -53,7 +54,7 @@ def spread(objective: Objective, device: torch.device, how: Literal["ddp", "fsdp
     for tensor in objective.state_dict().values():
         dist.broadcast(tensor, 0)  # fully_shard trusts that all ranks start equal
     mesh = init_device_mesh(device.type, (parallel.world(),))
-    towers = [m for m in objective.modules() if isinstance(m, Tower)]
+    towers = [m for m in objective.modules() if isinstance(m, Tower)][::-1]  # inner ones first
     modules = [unit for tower in towers for unit in tower.units()] + [t for t in towers if isinstance(t, nn.Module)]
     seen: set[int] = set()
     for module in [*modules, objective.model, objective]:
@@ -86,7 +87,7 @@ def whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Full tensors in this machine's memory, on the main rank; a collective, one tensor after the other."""
     out: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        full = tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+        full = tensor.full_tensor().detach() if isinstance(tensor, DTensor) else tensor.detach()
         if parallel.is_main():
             out[name] = full.cpu()
     return out
@@ -100,8 +101,20 @@ def like(full: Tensor, example: Tensor) -> Tensor:
     return full
 
 
+def fill(here: dict[str, Tensor], saved: dict[str, Tensor], what: str) -> None:
+    """Saved whole tensors into the ones here, which may be shards."""
+    if here.keys() != saved.keys():
+        odd = sorted(here.keys() ^ saved.keys())
+        raise BadInput(
+            f"the saved {what} has other tensors than this one: {', '.join(odd[:5])}; was it changed?"
+        )
+    with torch.no_grad():
+        for name, tensor in here.items():
+            tensor.copy_(like(saved[name], tensor))
+
+
 def norm_of(gradients: list[Tensor]) -> Tensor:
-    total = nn.utils.get_total_norm(gradients)
+    total: Tensor = nn.utils.get_total_norm(gradients)
     return total.full_tensor() if isinstance(total, DTensor) else total
 
 

@@ -33,7 +33,7 @@ class Log:
             if self.path.exists():
                 kept = [line for line in self.path.read_text().splitlines() if _before(line, step)]
                 write_file(self.path, "".join(line + "\n" for line in kept))
-            self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed in __exit__
+            self.file = open(self.path, "a", encoding="utf-8")  # closed in __exit__
         if self.shown and sys.stderr.isatty():
             self.bar = _bar()
             self.bar.start()

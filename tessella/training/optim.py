@@ -18,7 +18,7 @@ def placement(objective: nn.Module, layer_decay: float) -> dict[str, tuple[float
         if not isinstance(module, Tower):
             continue
         last, spared = len(module.units()) + 1, module.no_decay()
-        for name, p in module.named_parameters():
+        for name, p in objective.get_submodule(prefix).named_parameters():
             full = f"{prefix}.{name}" if prefix else name
             out[full] = (layer_decay ** (last - module.depth_of(name)), p.ndim > 1 and name not in spared)
     return out

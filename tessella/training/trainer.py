@@ -1,7 +1,8 @@
 """The training loop. It knows `Objective` and none of its children.
 
-One step: take this rank's share of the global batch, cut it into micro-batches, weight each loss so that the sum is the mean over the
-global batch, step. Everything random on the device is seeded from (seed, step, rank, micro-batch), so resuming needs no generator state.
+One step: take this rank's share of the global batch, cut it into micro-batches, weight each loss so that the sum is the
+mean over the global batch, step. Everything random on the device is seeded from (seed, step, rank, micro-batch), so
+resuming needs no generator state.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +23,7 @@ from ..errors import BadInput, Diverged, Stopped
 from ..objectives.objective import Batch, Objective
 from . import choose, distributed, memory, state
 from .batch import check, move, size, split
+from .clock import Clock
 from .diagnose import diagnose
 from .ema import Average
 from .log import Log, Row
@@ -64,7 +67,9 @@ class Job:
     allow: tuple[str, ...] = ()  # keys of `identity` that may have changed all the same
     finish: nn.Module | None = None  # batch -> batch, on the device, before the objective (normalise, mix)
     evaluate: Callable[[Infer], dict[str, float]] | None = None  # called on all ranks together
-    ship: Callable[[dict[str, Tensor], dict[str, float], int], None] | None = None  # (tensors of `model`, metrics, step)
+    ship: Callable[[dict[str, Tensor], dict[str, float], int], None] | None = (
+        None  # (tensors of `model`, metrics, step)
+    )
     quiet: bool = False
 
 
@@ -75,8 +80,11 @@ class Result:
     history: tuple[Row, ...]
 
 
-def train(cfg: TrainConfig, objective: Objective, batches: Callable[[int], Iterator[Batch]], job: Job | None = None) -> Result:
-    """`batches(start_step)` yields this rank's share of each step from there on. Resumes by itself where `job.folder` holds a state."""
+def train(
+    cfg: TrainConfig, objective: Objective, batches: Callable[[int], Iterator[Batch]], job: Job | None = None
+) -> Result:
+    """`batches(start_step)` yields this rank's share of each step from there on. Goes on from the newest state in
+    `job.folder`, if there is one."""
     job = job or Job()
     device = torch.device(choose.device(cfg.device)[0])
     with distributed.processes(device), StopSignal() as stop:
@@ -125,7 +133,7 @@ class Trainer:
         self.history: list[Row] = []
         self.figures: dict[str, Tensor] = {}
         self.lr = 0.0
-        self.clock = _Clock()
+        self.clock = Clock()
         self._notes: list[str] = []
 
     # -- one step ---------------------------------------------------------------------------------------------------
@@ -185,7 +193,7 @@ class Trainer:
                 losses, metrics = self.call(self.finish(move(micro, self.device)), step / self.cfg.steps)
                 weighted = {name: loss * share.get(name, share[""]) for name, loss in losses.items()}
                 total = torch.stack([v.float() for v in weighted.values()]).sum()
-                total.backward()
+                torch.autograd.backward(total)
             with torch.no_grad():
                 seen = weighted | {name: value * share[""] for name, value in metrics.items()}
                 seen = {"loss": total} | seen if "loss" not in seen else seen
@@ -251,15 +259,13 @@ class Trainer:
         row: Row = {"step": step, **{f"val/{k}": v for k, v in self.metrics.items()}}
         self.history.append(row)
         log.row(row)
-        self.clock = _Clock()
+        self.clock = Clock()
 
     def _infer(self, batch: Batch) -> Any:
         with self._autocast():
             return self.objective.infer(self.finish(move(batch, self.device)))
 
     def _shipped_weights(self) -> Any:
-        from contextlib import nullcontext
-
         return nullcontext() if self.average is None else self.average.worn_by(self.objective.model)
 
     # -- state ------------------------------------------------------------------------------------------------------
@@ -290,9 +296,9 @@ class Trainer:
         snapshot = state.load(found)
         state.refuse_changes(snapshot.facts["identity"], dict(self.job.identity), self.job.allow)
         self.parts, self.metrics = snapshot.facts["parts"], snapshot.facts["metrics"]
-        _fill(dict(self.objective.state_dict()), snapshot.tensors["objective"], "objective")
+        distributed.fill(dict(self.objective.state_dict()), snapshot.tensors["objective"], "objective")
         if self.average is not None:
-            _fill(self.average.tensors, snapshot.tensors["average"], "average")
+            distributed.fill(self.average.tensors, snapshot.tensors["average"], "average")
         parameters = dict(self.objective.named_parameters())
         for key, value in snapshot.tensors["optimizer"].items():
             name, slot = key.rsplit("|", 1)
@@ -306,24 +312,6 @@ class Trainer:
         return {f"{names[id(p)]}|{slot}": value for p, kept in slots for slot, value in kept.items()}
 
 
-class _Clock:
-    """Pictures a second and the share of time spent waiting for data, since it was last read. Monotonic."""
-
-    def __init__(self) -> None:
-        self.working = self.waiting = self.samples = 0.0
-        self.steps = 0
-
-    def add(self, working: float, waiting: float, samples: float) -> None:
-        self.working, self.waiting = self.working + working, self.waiting + waiting
-        self.samples, self.steps = self.samples + samples, self.steps + 1
-
-    def read(self, left: int) -> dict[str, float]:
-        seconds, steps = max(self.working + self.waiting, 1e-9), max(self.steps, 1)
-        out = {"images/s": self.samples / seconds, "waiting": self.waiting / seconds, "eta": left * seconds / steps}
-        self.__init__()  # type: ignore[misc]
-        return out
-
-
 def reseed(*numbers: int) -> None:
     """Device randomness as a pure function of (seed, step, rank, micro-batch)."""
     digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
@@ -333,19 +321,10 @@ def reseed(*numbers: int) -> None:
 def _refuse(cfg: TrainConfig, objective: Objective) -> None:
     if objective.whole_batch and cfg.accumulate > 1:
         raise BadInput(
-            f"train.accumulate is {cfg.accumulate}, but {type(objective).__name__} compares all samples of a batch with "
+            f"train.accumulate is {cfg.accumulate}, but {type(objective).__name__} compares the samples of a batch with "
             "each other, and a cut batch is another loss; use accumulate = 1 and chunks inside the objective"
         )
     if objective.own_average and cfg.ema is not None:
         raise BadInput(
-            f"train.ema is {cfg.ema}, but {type(objective).__name__} ships its own teacher, an average already; leave ema out"
+            f"train.ema is {cfg.ema}, but {type(objective).__name__} ships its own teacher, an average; leave ema out"
         )
-
-
-def _fill(here: dict[str, Tensor], saved: dict[str, Tensor], what: str) -> None:
-    if here.keys() != saved.keys():
-        odd = sorted(here.keys() ^ saved.keys())
-        raise BadInput(f"the saved {what} has other tensors than this one: {', '.join(odd[:5])}; was the model changed?")
-    with torch.no_grad():
-        for name, tensor in here.items():
-            tensor.copy_(distributed.like(saved[name], tensor))

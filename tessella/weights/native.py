@@ -23,11 +23,11 @@ _TABLES = {"ClassifierConfig": Table(PAIRS)}  # by the kind of architecture; oth
 
 def to_file(architecture: dict[str, Any], names: Iterable[str]) -> dict[str, str]:
     """Name in memory -> name in `model.safetensors`."""
-    table = _TABLES.get(architecture["kind"])
+    table = _TABLES.get(architecture["type"])
     return table.there(names) if table is not None else {name: name for name in names}
 
 
 def from_file(architecture: dict[str, Any], names: Iterable[str]) -> dict[str, str]:
     """Name in `model.safetensors` -> name in memory."""
-    table = _TABLES.get(architecture["kind"])
+    table = _TABLES.get(architecture["type"])
     return table.back(names) if table is not None else {name: name for name in names}

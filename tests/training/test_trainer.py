@@ -1,4 +1,4 @@
-"""The loop: what is minimised is the mean over the global batch, however it is cut; a stop leaves no trace in the result."""
+"""The loop: it minimises the mean over the global batch, however it is cut; a stop leaves no trace in the result."""
 
 from __future__ import annotations
 
@@ -18,10 +18,20 @@ from toys import Toy, toy_batches
 from tessella.errors import BadInput, Diverged, Stopped
 from tessella.training import Job, TrainConfig, train
 
-CFG: dict[str, Any] = {"steps": 8, "batch": 12, "warmup": 2, "lr": 1e-2, "precision": "fp32", "log_every": 1, "device": "cpu"}
+CFG: dict[str, Any] = {
+    "steps": 8,
+    "batch": 12,
+    "warmup": 2,
+    "lr": 1e-2,
+    "precision": "fp32",
+    "log_every": 1,
+    "device": "cpu",
+}
 
 
-def run(folder: Path | None = None, toy: dict[str, Any] | None = None, job: dict[str, Any] | None = None, **more: Any) -> Any:
+def run(
+    folder: Path | None = None, toy: dict[str, Any] | None = None, job: dict[str, Any] | None = None, **more: Any
+) -> Any:
     """(losses by step, final weights)"""
     torch.manual_seed(0)
     objective = Toy(**(toy or {}))

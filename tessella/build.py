@@ -1,0 +1,218 @@
+"""From a `Run` (plain settings) to objects: data, objective, evaluation. The only room that sees a whole run."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import __version__, parallel
+from .card import Card, Head, Preprocess
+from .config import encode, flatten
+from .data.finish import Finish
+from .data.loader import Loader, LoaderConfig, Pictures, default_workers, once
+from .data.source import DataConfig, Splits
+from .errors import BadInput
+from .metrics.accuracy import summary
+from .metrics.predictions import fill
+from .models.architecture import ClassifierConfig
+from .models.classifier import Classifier
+from .models.size import macs
+from .objectives.classify import Classify, ClassifyConfig
+from .objectives.objective import Batch, Objective
+from .training import Job, TrainConfig, choose
+from .training.trainer import Infer, reseed
+from .weights.io import write_model
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that most photo models use
+FREE = (
+    "name",
+    "folder",
+    "data.path",
+    "data.validation",
+    "data.workers",
+    "train.device",
+    "train.log_every",
+    "train.keep",
+    "train.save_every",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run = this tree = one JSON file."""
+
+    name: str = ""  # of the run folder; empty: from the data's name, with a number
+    folder: str = "runs"  # where run folders are made
+    epochs: float = 30.0  # passes over the training pictures; train.steps follows from it unless given
+    size: int = 0  # side of the picture that the model sees, pixels; 0: the architecture's own
+    model: ClassifierConfig = field(default_factory=ClassifierConfig)
+    objective: ClassifyConfig = field(default_factory=ClassifyConfig)
+    data: DataConfig
+    preprocess: Preprocess | None = None  # None: from the architecture
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A run with every value settled, and why the program chose what it chose: dotted key -> (value, reason)."""
+
+    run: Run
+    reasons: dict[str, tuple[Any, str]]
+
+
+def derive(run: Run, given: dict[str, str], splits: Splits) -> Choices:
+    """Fills in what follows from data and machine. A value that somebody gave is never touched."""
+    reasons: dict[str, tuple[Any, str]] = {}
+
+    def choose_(key: str, value: Any, why: str, now: Any) -> Any:
+        if key in given:
+            return now
+        reasons[key] = (value, why)
+        return value
+
+    t, n = run.train, len(splits.train.ids)
+    model, preprocess = _sized(run, len(splits.classes))
+    batch = choose_("train.batch", _batch(t.batch, n), f"{n} training pictures", t.batch)
+    steps = choose_(
+        "train.steps", max(1, math.ceil(run.epochs * n / batch)), f"{run.epochs:g} passes over {n} pictures", t.steps
+    )
+    lr = choose_(
+        "train.lr", t.lr * math.sqrt(batch / t.batch), f"the recipe's {t.lr:g} at batch {t.batch}, by square root", t.lr
+    )
+    warmup = choose_("train.warmup", min(t.warmup, max(1, steps // 10)), "at most a tenth of the run", t.warmup)
+    evaluate = choose_(
+        "train.evaluate_every", max(1, math.ceil(n / batch)), "once a pass, at most 20 times", t.evaluate_every
+    )
+    if "train.evaluate_every" not in given:
+        evaluate = max(evaluate, math.ceil(steps / 20))
+        reasons["train.evaluate_every"] = (evaluate, "once a pass, at most 20 times")
+    device = torch.device(choose.device(t.device)[0]).type
+    precision, why = choose.precision(t.precision, device)
+    precision = choose_("train.precision", precision, why, t.precision)
+    work = 3.0 * macs(model) * n * steps * batch / max(n, 1)  # forward once, backward twice
+    compiling, why = choose.compiling(t.compile, device, work)
+    compiling = choose_("train.compile", compiling, why, t.compile)
+    workers = choose_("data.workers", default_workers(parallel.world()), f"{os.cpu_count()} cores", run.data.workers)
+    train = replace(
+        t,
+        batch=batch,
+        steps=steps,
+        lr=lr,
+        warmup=warmup,
+        evaluate_every=evaluate,
+        precision=precision,
+        compile=compiling,
+    )
+    if train.batch % parallel.world():
+        raise BadInput(f"train.batch {train.batch} cannot be shared by {parallel.world()} processes; give a multiple")
+    settled = replace(run, model=model, preprocess=preprocess, train=train, data=replace(run.data, workers=workers))
+    return Choices(settled, reasons)
+
+
+def _sized(run: Run, classes: int) -> tuple[ClassifierConfig, Preprocess]:
+    backbone = run.model.backbone
+    if run.size:
+        backbone = replace(backbone, image_size=run.size)
+    preprocess = run.preprocess
+    if preprocess is None:
+        grey = tuple(sum(v) / 3 for v in IMAGENET)
+        mean, std = (
+            IMAGENET if backbone.channels == 3 else ((grey[0],) * backbone.channels, (grey[1],) * backbone.channels)
+        )
+        small = max(backbone.size) <= 112
+        preprocess = Preprocess(
+            size=backbone.size, crop=1.0 if small else 0.875, mean=mean, std=std, channels=backbone.channels
+        )
+    return replace(run.model, backbone=backbone, classes=classes), preprocess
+
+
+def _batch(wanted: int, pictures: int) -> int:
+    """Small sets get small batches, so that a pass has at least eight updates; a multiple of the number of ranks."""
+    world = parallel.world()
+    fit = wanted
+    while fit > 8 and fit * 8 > pictures:
+        fit //= 2
+    return max(world, fit // world * world)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A run, ready to be trained."""
+
+    objective: Objective
+    batches: Callable[[int], Iterator[Batch]]
+    job: Job
+
+
+def objects(run: Run, splits: Splits, folder: Path, allow: tuple[str, ...] = ()) -> Built:
+    """Weights drawn from `train.seed`, loaders, evaluation, and what writes the model folder."""
+    if run.preprocess is None:
+        raise BadInput("run.preprocess is not settled; call build.derive first")
+    reseed(run.train.seed, -1)
+    objective = _objective(run)
+    rank, world = parallel.rank(), parallel.world()
+    pictures = Pictures(splits.train, run.preprocess, run.data.augment, run.train.seed)
+    cut = LoaderConfig(batch=run.train.batch, seed=run.train.seed, workers=run.data.workers, rank=rank, ranks=world)
+
+    def ship(tensors: dict[str, Tensor], metrics: dict[str, float], step: int) -> None:
+        write_model(folder / "model", tensors, _card(run, splits.classes, metrics, step))
+
+    job = Job(
+        folder=folder,
+        identity=identity(run, splits),
+        allow=allow,
+        finish=Finish(run.preprocess),
+        evaluate=_evaluation(run, splits) if splits.val is not None else None,
+        ship=ship,
+    )
+    return Built(objective, Loader(pictures, cut).batches, job)
+
+
+def _evaluation(run: Run, splits: Splits) -> Callable[[Infer], dict[str, float]]:
+    assert run.preprocess is not None and splits.val is not None
+    held_out, rank, world = Pictures(splits.val, run.preprocess), parallel.rank(), parallel.world()
+
+    def evaluate(infer: Infer) -> dict[str, float]:
+        return summary(fill(infer, once(held_out, max(1, run.train.batch // world), run.data.workers, rank, world)))
+
+    return evaluate
+
+
+def _objective(run: Run) -> Objective:
+    match run.objective:
+        case ClassifyConfig():
+            return Classify(run.objective, Classifier(run.model))
+
+
+def identity(run: Run, splits: Splits) -> dict[str, Any]:
+    """What must be the same when a run goes on: every setting that changes results, the data, the classes."""
+    plain = {k: v for k, v in flatten(encode(run)).items() if k not in FREE}
+    data = {
+        "data.train": splits.train.fingerprint(),
+        "data.val": splits.val.fingerprint() if splits.val is not None else None,
+    }
+    return plain | data | {"classes": list(splits.classes)}
+
+
+def _card(run: Run, classes: tuple[str, ...], metrics: dict[str, float], step: int) -> Card:
+    assert run.preprocess is not None
+    return Card(
+        architecture=encode(run.model),
+        heads=(Head(name="label", task="classify", classes=classes),),
+        preprocess={"image": run.preprocess},
+        metrics=metrics,
+        provenance={
+            "tessella": __version__,
+            "torch": torch.__version__,
+            "run": run.name,
+            "step": step,
+            "seed": run.train.seed,
+        },
+    )

@@ -1,0 +1,184 @@
+"""`tessella VERB ...`: parses, calls a verb, prints. No logic of its own, and no torch until a verb runs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from . import __version__
+from .errors import BadInput, TessellaError
+
+app = typer.Typer(
+    name="tessella",
+    help="One toolkit for the whole life of a Vision Transformer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+LOOSE = {"ignore_unknown_options": True, "allow_interspersed_args": True}
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+Like = Annotated[str | None, typer.Option(help="The architecture of a bare weights file, such as vit_t16.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps.")]
+Workers = Annotated[int | None, typer.Option(help="Processes that load pictures; 0: none.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+    if version:
+        print(f"tessella {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    folder: Annotated[str, typer.Argument(help="Where pictures, run and model go.")] = "demo",
+    only_unpack: Annotated[bool, typer.Option("--only-unpack", help="Write the bundled pictures and stop.")] = False,
+) -> None:
+    """Train on the bundled pictures, evaluate, predict, and show where everything lies."""
+    from .verbs.demo import demo as verb
+
+    verb(folder, only_unpack=only_unpack)
+
+
+@app.command(context_settings=LOOSE)
+def train(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="DATA [MY.TOML] [--train.lr 3e-4 ...]", help="A picture folder; settings by dotted name."
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Architecture; see `tessella list`.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="compact (pictures up to 112 px) or scratch.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the training pictures.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Pictures a step, over all processes.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the picture that the model sees, in pixels.")] = None,
+    workers: Workers = None,
+    seed: Annotated[int | None, typer.Option(help="Decides everything random.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run folder inside runs/.")] = None,
+    resume: Annotated[str | None, typer.Option(help="A run folder to go on with.")] = None,
+    allow_change: Annotated[list[str] | None, typer.Option(help="With --resume: a key that may differ.")] = None,
+) -> None:
+    """Train a classifier on one folder per class. Everything lands in runs/NAME-N/."""
+    from .verbs.train import resume as again
+    from .verbs.train import train as verb
+
+    data, files, settings = sort_words(words or [])
+    short = {
+        "epochs": epochs,
+        "train.batch": batch,
+        "size": size,
+        "train.seed": seed,
+        "data.workers": workers,
+        "name": name,
+    }
+    settings |= {key: value for key, value in short.items() if value is not None}
+    if resume is not None:
+        refused = {"a data folder": data, "--model": model, "--recipe": recipe, "a settings file": files or None}
+        for what, value in refused.items():
+            if value is not None:
+                raise BadInput(f"--resume takes the run as it was, so {what} ({value}) cannot be given; leave it out")
+        done = again(resume, settings=settings, allow=tuple(allow_change or ()))
+    elif data is None:
+        raise BadInput("no data was named; write: tessella train photos/ (one folder per class)")
+    else:
+        done = verb(data, model=model, recipe=recipe, files=tuple(files), settings=settings)
+    done.tell()
+
+
+@app.command()
+def evaluate(
+    source: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, model folder or weights file.")],
+    data: Annotated[str, typer.Argument(help="A folder with one folder per class.")],
+    like: Like = None,
+    batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 64,
+    workers: Workers = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Accuracy of a model on labelled pictures; classes are matched by name."""
+    from .verbs.evaluate import Reading
+    from .verbs.evaluate import evaluate as verb
+
+    verb(source, data, like=like, reading=Reading(batch=batch, workers=workers, device=device)).tell(json)
+
+
+@app.command()
+def predict(
+    source: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, model folder or weights file.")],
+    pictures: Annotated[list[str], typer.Argument(help="Picture files or folders of them.")],
+    top: Annotated[int, typer.Option(help="How many classes to name.", min=1)] = 5,
+    like: Like = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Names and probabilities for pictures."""
+    from .verbs.predict import predict as verb
+    from .verbs.predict import tell
+
+    tell(verb(source, pictures, top=top, like=like, device=device), json)
+
+
+@app.command("list")
+def list_(
+    name: Annotated[str | None, typer.Argument(help="One architecture, to see all of it.")] = None, json: Json = False
+) -> None:
+    """Architectures: picture size, parameters, multiply-adds."""
+    from .verbs.listing import listing, tell
+
+    tell(listing(name), json)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """This machine: versions, device, precision, disk, memory, speed of decoding."""
+    from .verbs.doctor import doctor as verb
+    from .verbs.doctor import tell
+
+    tell(verb(), json)
+
+
+def sort_words(words: list[str]) -> tuple[str | None, list[str], dict[str, Any]]:
+    """What stands free on the line: the data, settings files, `key=value` and `--dotted.key value`."""
+    from .config import parse_value
+
+    data: str | None = None
+    files: list[str] = []
+    settings: dict[str, Any] = {}
+    left = iter(words)
+    for word in left:
+        if word.startswith("--"):
+            key, equals, text = word[2:].partition("=")
+            value = text if equals else next(left, None)
+            if value is None:
+                raise BadInput(f"{word} has no value; write {word} VALUE")
+            settings[key.replace("-", "_")] = parse_value(value)
+        elif "=" in word:
+            key, _, text = word.partition("=")
+            settings[key] = parse_value(text)
+        elif word.endswith((".toml", ".json")):
+            files.append(word)
+        elif data is None:
+            data = word
+        else:
+            raise BadInput(f"two data folders were named, {data!r} and {word!r}; give one")
+    return data, files, settings
+
+
+def main() -> None:
+    """One line and an exit code for whatever the user can mend; a traceback only for our own mistakes."""
+    try:
+        app(standalone_mode=False)
+    except TessellaError as error:
+        print(f"tessella: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except typer.Exit as leaving:
+        sys.exit(leaving.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has gone, as in `| head`
+        sys.exit(0)

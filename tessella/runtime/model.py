@@ -1,0 +1,110 @@
+"""A finished model at work: a network with its card. Pictures in, names and probabilities (or arrays) out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..card import Card, Preprocess
+from ..data.decode import decode
+from ..data.finish import Finish
+from ..data.transforms import evaluation_pixels
+from ..errors import BadInput
+from ..models.classifier import Classifier
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Paths = str | Path | Sequence[str | Path]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One picture: class names with probabilities, most likely first."""
+
+    id: str
+    names: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+    def __str__(self) -> str:
+        told = ", ".join(f"{n} {100 * p:.1f} %" for n, p in zip(self.names, self.probabilities, strict=True))
+        return f"{self.id}: {told}"
+
+
+class Model:
+    """What `tessella.load` returns. `network` is a plain module; everything else comes from the card."""
+
+    def __init__(self, network: nn.Module, card: Card, device: str | torch.device = "cpu"):
+        self.device = torch.device(device)
+        self.network = network.to(self.device).eval()
+        self.card = card
+        self.preprocess: Preprocess = card.preprocess["image"]
+        self.finish = Finish(self.preprocess).to(self.device)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.card.heads[0].classes
+
+    def to(self, device: str | torch.device) -> Model:
+        return Model(self.network, self.card, device)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Any:
+        """A normalised (B, C, H, W) tensor to the network's raw output."""
+        return self.network(images.to(self.device))
+
+    def logits(self, paths: Paths, batch: int = 16) -> Array:
+        """(N, classes), fp32."""
+        return self._run(self._classifier(), paths, batch)
+
+    def embed(self, paths: Paths, batch: int = 16) -> Array:
+        """(N, width): the pooled features before the head, fp32."""
+        return self._run(self._classifier().embed, paths, batch)
+
+    def predict(self, paths: Paths, top: int = 5, batch: int = 16) -> list[Prediction]:
+        logits = self.logits(paths, batch)
+        probabilities = torch.from_numpy(logits).double().softmax(-1).numpy()
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, : min(top, len(self.classes))]
+        return [
+            Prediction(str(path), tuple(self.classes[k] for k in row), tuple(float(p[k]) for k in row))
+            for path, row, p in zip(_listed(paths), best, probabilities, strict=True)
+        ]
+
+    def _classifier(self) -> Classifier:
+        if not isinstance(self.network, Classifier):
+            kind = type(self.network).__name__
+            raise BadInput(f"this model is a {kind}; only a Classifier has class logits and embeddings")
+        return self.network
+
+    @torch.no_grad()
+    def _run(self, function: Any, paths: Paths, batch: int) -> Array:
+        parts = []
+        for pixels in decoded_ahead([Path(p) for p in _listed(paths)], self.preprocess, batch):
+            parts.append(function(self.finish({"image": pixels.to(self.device)})["image"]).float().cpu().numpy())
+        if not parts:
+            raise BadInput("no picture was given; name at least one file")
+        return np.concatenate(parts)
+
+
+def decoded_ahead(paths: list[Path], preprocess: Preprocess, batch: int) -> Iterator[Tensor]:
+    """uint8 batches (B, C, H, W); the next one is decoded while the model works on this one, no more."""
+
+    def pixels(path: Path) -> Tensor:
+        return evaluation_pixels(decode(path.read_bytes(), preprocess.channels, str(path)), preprocess)
+
+    with ThreadPoolExecutor(2, thread_name_prefix="decode") as pool:
+        left = iter(paths)
+        ahead = [pool.submit(pixels, p) for p in islice(left, batch)]
+        while ahead:
+            ready, ahead = ahead, [pool.submit(pixels, p) for p in islice(left, batch)]
+            yield torch.stack([f.result() for f in ready])
+
+
+def _listed(paths: Paths) -> list[str | Path]:
+    return [paths] if isinstance(paths, (str, Path)) else list(paths)

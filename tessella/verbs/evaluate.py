@@ -1,0 +1,68 @@
+"""`evaluate`: how right a model is on labelled pictures."""
+
+from __future__ import annotations
+
+import json as _json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data.loader import Pictures, once
+from ..data.source import open_labelled
+from ..metrics.accuracy import per_class, summary
+from ..metrics.predictions import Predictions, fill
+from ..runtime.load import load
+from ..training import choose
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How the pictures are read; changes speed, never results."""
+
+    batch: int = 64
+    workers: int | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    metrics: dict[str, float]
+    classes: dict[str, float | None]  # top-1 of each; None: no picture of it
+    predictions: Predictions
+    notes: tuple[str, ...] = ()
+
+    def tell(self, json: bool = False) -> None:
+        if json:
+            print(
+                _json.dumps(
+                    {"pictures": len(self.predictions.ids), **self.metrics, "per_class": self.classes}, indent=1
+                )
+            )
+            return
+        for note in self.notes:
+            print(note)
+        for name, value in self.classes.items():
+            print(f"  {name:<24} " + ("no picture" if value is None else f"{100 * value:6.1f} %"))
+        m = self.metrics
+        told = f"top-1 {100 * m['top1']:.2f} % · top-5 {100 * m['top5']:.2f} % · loss {m['loss']:.4f}"
+        print(f"{len(self.predictions.ids)} pictures · {told}")
+
+
+def evaluate(
+    source: str | Path, data: str | Path, *, like: str | None = None, reading: Reading | None = None
+) -> Evaluation:
+    """Classes of the folder are matched to the model's by name; an unknown one is an error."""
+    reading = reading or Reading()
+    model = load(source, like, choose.device(reading.device)[0])
+    labelled = open_labelled(Path(data), model.classes)
+    pictures = Pictures(labelled.source, model.preprocess)
+
+    @torch.no_grad()
+    def infer(batch: dict[str, Any]) -> Any:
+        images = model.finish({"image": batch["image"].to(model.device)})["image"]
+        return model(images)
+
+    found = fill(infer, once(pictures, reading.batch, reading.workers))
+    return Evaluation(summary(found), per_class(found, model.classes), found, tuple(labelled.notes))
