@@ -51,4 +51,4 @@ bench: setup  ## the list of measured claims, and the command of each
 
 clean:  ## remove what make made; runs/ stays
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find tessella tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
