@@ -6,11 +6,13 @@ The stream of training is endless: position p is sample `permutation(seed, p // 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Protocol
@@ -29,6 +31,7 @@ from .source import Source
 from .transforms import AugmentConfig, augment, evaluation_pixels
 
 Batch = dict[str, Any]
+Stream = Generator[Batch, None, None]  # an iterator whose close() ends the workers
 Key = tuple[int, int]  # (epoch, index of the sample)
 
 
@@ -144,11 +147,11 @@ class Loader:
             yield [order.at(step * self.cfg.batch + j) for j in mine]
             step += 1
 
-    def batches(self, start_step: int = 0) -> Iterator[Batch]:
+    def batches(self, start_step: int = 0) -> Stream:
         return _feed(self.dataset, lambda: self.keys(start_step), self.workers, self.cfg.prefetch)
 
 
-def once(dataset: Samples, batch: int, workers: int | None = None, rank: int = 0, ranks: int = 1) -> Iterator[Batch]:
+def once(dataset: Samples, batch: int, workers: int | None = None, rank: int = 0, ranks: int = 1) -> Stream:
     """One evaluation pass: rank r reads the r-th contiguous slice, in order; over all ranks each sample exactly once.
 
     `batch` is per rank. Every rank yields the same number of batches, because sharded networks exchange weights in each
@@ -201,7 +204,23 @@ class _Keys:
         return self.make()
 
 
-def _feed(dataset: Samples, keys: Callable[[], Iterator[list[Key]]], workers: int, prefetch: int) -> Iterator[Batch]:
+_LIVE: weakref.WeakSet[Stream] = weakref.WeakSet()  # streams whose workers may still run
+
+
+@atexit.register
+def _close_streams() -> None:
+    """Else Python kills the workers of a stream that nobody closed, and torch reports that as a failure."""
+    for stream in list(_LIVE):
+        stream.close()
+
+
+def _feed(dataset: Samples, keys: Callable[[], Iterator[list[Key]]], workers: int, prefetch: int) -> Stream:
+    stream = _stream(dataset, keys, workers, prefetch)
+    _LIVE.add(stream)
+    return stream
+
+
+def _stream(dataset: Samples, keys: Callable[[], Iterator[list[Key]]], workers: int, prefetch: int) -> Stream:
     fork = "fork" if workers and sys.platform == "linux" else None  # the source's names are then shared, not copied
     feeder: DataLoader[Any] = DataLoader(
         _Fetched(dataset),  # type: ignore[arg-type]  # torch asks for its Dataset class but uses __getitem__ only

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,17 @@ from PIL import Image
 
 from tessella.card import Preprocess
 from tessella.data.finish import Finish
-from tessella.data.loader import Batch, Loader, LoaderConfig, Order, Pictures, default_workers, once, share
+from tessella.data.loader import (
+    Batch,
+    Loader,
+    LoaderConfig,
+    Order,
+    Pictures,
+    _close_streams,
+    default_workers,
+    once,
+    share,
+)
 from tessella.data.source import open_folder, open_pictures
 from tessella.data.transforms import AugmentConfig
 from tessella.errors import BadInput
@@ -147,7 +159,7 @@ class Patient:
 
 
 def test_workers_outlive_a_signal_to_the_group_and_end_with_the_iterator() -> None:
-    batches: Iterator[Batch] = Loader(Patient(), LoaderConfig(batch=1, workers=2)).batches(0)
+    batches = Loader(Patient(), LoaderConfig(batch=1, workers=2)).batches(0)
     seen = [next(batches) for _ in range(4)]
     workers = {b["pid"] for b in seen}
     assert len(workers) == 2 and os.getpid() not in workers and {b["threads"] for b in seen} == {1}
@@ -155,7 +167,56 @@ def test_workers_outlive_a_signal_to_the_group_and_end_with_the_iterator() -> No
         os.kill(pid, signal.SIGTERM)
         os.kill(pid, signal.SIGINT)
     assert {next(batches)["pid"] for _ in range(20)} == workers
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
+    for pid in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_open_streams_are_closed_when_python_leaves() -> None:
+    kept = Loader(Patient(), LoaderConfig(batch=1, workers=1)).batches(0)
+    worker = next(kept)["pid"]
+    _close_streams()  # registered to run at exit
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
+    assert next(kept, None) is None
+
+
+LEAVING = """
+import os, signal
+from tests_of_loader import Patient
+from tessella.data.loader import Loader, LoaderConfig
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+kept = Loader(Patient(), LoaderConfig(batch=1, workers=2)).batches(0)
+print(*{next(kept)["pid"] for _ in range(4)}, flush=True)
+while not asked:
+    next(kept)
+print(next(kept)["pid"], flush=True)
+raise SystemExit(143)
+"""
+
+
+def test_leaving_with_an_open_stream_is_quick_and_quiet(tmp_path: Path) -> None:
+    """A signal to the whole group: the main process still gets a batch, and leaves neither noise nor processes."""
+    lines = Path(__file__).read_text().split("class Patient:")[1].split("\n\n\n")[0]
+    head = "import os, time, torch\nfrom typing import Any\nfrom collections.abc import Sequence\nBatch = dict\n"
+    (tmp_path / "tests_of_loader.py").write_text(f"{head}\nclass Patient:{lines}\n")
+    run = subprocess.Popen(
+        [sys.executable, "-c", LEAVING],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert run.stdout is not None
+    workers = [int(pid) for pid in run.stdout.readline().split()]
+    began = time.monotonic()
+    os.killpg(run.pid, signal.SIGTERM)
+    out, err = run.communicate(timeout=60)
+    assert run.returncode == 143 and int(out) in workers and err == ""
+    assert time.monotonic() - began < 15
     for pid in workers:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
