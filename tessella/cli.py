@@ -13,11 +13,11 @@ from .errors import BadInput, TessellaError
 app = typer.Typer(
     name="tessella",
     help="One toolkit for the whole life of a Vision Transformer.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+UsageError: Any = typer.BadParameter.__base__  # click's, or the copy of click that newer versions of typer carry
 LOOSE = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
@@ -27,10 +27,15 @@ Workers = Annotated[int | None, typer.Option(help="Processes that load pictures;
 
 
 @app.callback(invoke_without_command=True)
-def root(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+def root(
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
     if version:
         print(f"tessella {__version__}")
         raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
 
 
 @app.command()
@@ -154,7 +159,7 @@ def sort_words(words: list[str]) -> tuple[str | None, list[str], dict[str, Any]]
         if word.startswith("--"):
             key, equals, text = word[2:].partition("=")
             value = text if equals else next(left, None)
-            if value is None:
+            if value is None or (not equals and value.startswith("--")):
                 raise BadInput(f"{word} has no value; write {word} VALUE")
             settings[key.replace("-", "_")] = parse_value(value)
         elif "=" in word:
@@ -172,13 +177,15 @@ def sort_words(words: list[str]) -> tuple[str | None, list[str], dict[str, Any]]
 def main() -> None:
     """One line and an exit code for whatever the user can mend; a traceback only for our own mistakes."""
     try:
-        app(standalone_mode=False)
-    except TessellaError as error:
-        print(f"tessella: {error}", file=sys.stderr)
+        sys.exit(app(prog_name="tessella", standalone_mode=False))  # what a `typer.Exit` carried, or None
+    except (TessellaError, UsageError) as error:
+        text = error.format_message() if isinstance(error, UsageError) else str(error)
+        if isinstance(error, UsageError):
+            verb = error.ctx.command_path if error.ctx is not None else "tessella"
+            text = f"{text.rstrip('.')}; see {verb} --help"
+        print(f"tessella: {' '.join(text.split())}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except typer.Exit as leaving:
-        sys.exit(leaving.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has gone, as in `| head`
         sys.exit(0)
