@@ -165,5 +165,5 @@ def _write(folder: Path, run: Run, given: dict[str, str], choices: Choices, spli
     chosen = {key: {"value": value, "why": why} for key, (value, why) in choices.reasons.items()}
     facts = {"tessella": __version__, "torch": torch.__version__, "command": sys.argv}
     written = {"run": encode(run), "given": given, "chosen": chosen, **facts}
-    write_file(folder / "run.json", json.dumps(written, indent=1) + "\n")
     write_file(folder / "data.json", json.dumps(_manifest(splits)) + "\n")
+    write_file(folder / "run.json", json.dumps(written, indent=1) + "\n")  # last: who finds it may resume
