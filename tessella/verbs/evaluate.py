@@ -11,6 +11,7 @@ import torch
 
 from ..data.loader import Pictures, once
 from ..data.source import open_labelled
+from ..errors import BadInput
 from ..metrics.accuracy import per_class, summary
 from ..metrics.predictions import Predictions, fill
 from ..runtime.load import load
@@ -24,6 +25,10 @@ class Reading:
     batch: int = 64
     workers: int | None = None
     device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or (self.workers is not None and self.workers < 0):
+            raise BadInput(f"batch is {self.batch}, workers {self.workers}; give batch >= 1 and workers >= 0")
 
 
 @dataclass(frozen=True)
