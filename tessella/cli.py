@@ -182,7 +182,7 @@ def main() -> None:
         text = error.format_message() if isinstance(error, UsageError) else str(error)
         if isinstance(error, UsageError):
             verb = error.ctx.command_path if error.ctx is not None else "tessella"
-            text = f"{text.rstrip('.')}; see {verb} --help"
+            text = f"{text.rstrip('.')}{'' if text.endswith('?') else ';'} see {verb} --help"
         print(f"tessella: {' '.join(text.split())}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
