@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .architecture import ViTConfig
+from .attention import attend
 from .position import Place
 
 
@@ -99,7 +100,7 @@ class DropPath(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention, always by the fused kernel; `map` recomputes the softmax for whoever asks for it."""
+    """Self-attention; no map is ever kept; `map` recomputes the softmax for whoever asks for it."""
 
     def __init__(self, cfg: ViTConfig) -> None:
         super().__init__()
@@ -120,7 +121,7 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD: Tensor, place: Place) -> Tensor:
         q, k, v = self.queries_keys_values(x_BTD, place)
-        out_BAnK = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        out_BAnK = attend(q, k, v, self.dropout if self.training else 0.0)
         x: Tensor = self.proj_drop(self.proj(out_BAnK.transpose(1, 2).flatten(2)))
         return x
 
