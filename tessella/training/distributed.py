@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,9 +46,9 @@ def spread(objective: Objective, device: torch.device, how: Literal["ddp", "fsdp
         return objective
     if how == "ddp":
         ids = [device.index] if device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(
-            objective, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        ddp = nn.parallel.DistributedDataParallel
+        silent: dict[str, Any] = {_buffer_option(ddp): False}  # buffers are equal by contract: they move in after_step only
+        return ddp(objective, device_ids=ids, gradient_as_bucket_view=True, **silent)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
@@ -63,6 +64,12 @@ def spread(objective: Objective, device: torch.device, how: Literal["ddp", "fsdp
             seen.add(id(module))
     register_fsdp_forward_method(objective, "infer")
     return objective
+
+
+def _buffer_option(ddp: type) -> str:
+    """torch 2.15 renamed it."""
+    known = inspect.signature(ddp).parameters
+    return "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
 
 
 @contextmanager

@@ -13,10 +13,10 @@ import torch
 
 from .. import __version__, build, parallel
 from ..build import Choices, Run
-from ..config import decode, encode, nearest, override, read_plain
+from ..config import TAG, decode, encode, flatten, nearest, override, read_plain
 from ..data.source import Splits, open_data
 from ..data.survey import median_side
-from ..durable import write_file
+from ..durable import remove_folder, write_file
 from ..errors import BadInput
 from ..models.presets import PRESETS, classifier
 from ..recipes.compact import compact
@@ -28,6 +28,8 @@ from ..training.trainer import train as train_objective
 
 RECIPES = {"compact": compact, "scratch": scratch}
 SMALL = 112  # pixels: up to here the compact recipe is chosen
+SETTLED = {"name", "folder", "epochs", "size"}  # nothing reads these after the start
+SETTLED_CURE = "a longer run: --train.steps N --allow-change train.steps"
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,13 @@ class Trained:
 
     folder: Path
     metrics: dict[str, float]
+    speaks: bool = True  # the first of several processes
 
     def load(self) -> Model:
         return load(self.folder)
 
     def tell(self) -> None:
-        if not parallel.is_main():
+        if not self.speaks:
             return
         if self.metrics:
             print(
@@ -64,21 +67,27 @@ def train(
     for what, name, known in (("recipe", recipe, RECIPES), ("architecture", model, PRESETS)):
         if name is not None and name not in known:
             raise BadInput(f"there is no {what} {name!r}{nearest(name, known)}")
-    sources = [*files, dict(settings or {})]
-    draft, _ = override(compact(str(Path(data).absolute())), sources)
+    path = str(Path(data).absolute())
+    sources = [*files, {**(settings or {}), "data.path": path}]
+    draft, _ = override(compact(path), [_only(source, "data", "train") for source in sources])
     with distributed.processes(torch.device(choose.device(draft.train.device)[0])):
         splits = open_data(draft.data)
         start, reasons = _start(draft, recipe, model, splits)
         run, given = override(start, sources)
+        given |= {key: "given" for key, value in (("model", model), ("recipe", recipe)) if value is not None} | given
         choices = build.derive(run, given, splits)
         choices.reasons.update({k: v for k, v in reasons.items() if k not in given})
         folder = _new_folder(choices.run)
-        run = replace(choices.run, name=folder.name)
-        if parallel.is_main():
-            _tell(splits, choices)
-            _write(folder, run, given, choices, splits)
-        parallel.barrier()
-        return _train(run, splits, folder, ())
+        try:
+            run = replace(choices.run, name=folder.name)
+            if parallel.is_main():
+                _tell(splits, choices)
+                _write(folder, run, _origins(run, given, choices), splits)
+            parallel.barrier()
+            return _train(run, splits, folder, ())
+        except Exception:
+            _forget_unstarted(folder)
+            raise
 
 
 def resume(folder: str | Path, *, settings: Mapping[str, Any] | None = None, allow: tuple[str, ...] = ()) -> Trained:
@@ -86,18 +95,34 @@ def resume(folder: str | Path, *, settings: Mapping[str, Any] | None = None, all
     place = Path(folder)
     if not (place / "run.json").is_file():
         raise BadInput(f"{place} holds no run.json; give the folder of a run, such as runs/photos-1")
+    for key in SETTLED & set(settings or {}):
+        raise BadInput(f"{key} is settled when a run starts; go on without it ({SETTLED_CURE})")
     written = read_plain(place / "run.json")
-    run, _ = override(decode(Run, written.get("run"), "run.json: run"), [dict(settings or {})])
+    before = decode(Run, written.get("run"), f"{place / 'run.json'}: run")
+    run, given = override(before, [dict(settings or {})])
     with distributed.processes(torch.device(choose.device(run.train.device)[0])):
         splits = open_data(run.data)
-        before = read_plain(place / "data.json")
-        state.refuse_changes(before, _manifest(splits), tuple(k for k in allow if k in (*before, "data")))
+        old = read_plain(place / "data.json") | build.settings(before)
+        state.refuse_changes(old, _manifest(splits) | build.settings(run), allow)
+        if len(splits.classes) != run.model.classes:
+            there, here = run.model.classes, len(splits.classes)
+            raise BadInput(f"the model has {there} classes and the data {here}; a new number needs a new run")
+        if parallel.is_main() and given:
+            _write(place, run, written.get("origins", {}) | given, splits)
+        parallel.barrier()
         return _train(run, splits, place, allow)
 
 
 def _train(run: Run, splits: Splits, folder: Path, allow: tuple[str, ...]) -> Trained:
     built = build.objects(run, splits, folder, allow)
-    return Trained(folder, train_objective(run.train, built.objective, built.batches, built.job).metrics)
+    done = train_objective(run.train, built.objective, built.batches, built.job)
+    return Trained(folder, done.metrics, parallel.is_main())
+
+
+def _only(source: str | Path | Mapping[str, Any], *tops: str) -> dict[str, Any]:
+    """The keys below these: what can be known before the architecture is."""
+    flat = flatten(source if isinstance(source, Mapping) else read_plain(Path(source)))
+    return {key: value for key, value in flat.items() if key.split(".")[0] in tops}
 
 
 def _start(draft: Run, recipe: str | None, model: str | None, splits: Splits) -> tuple[Run, dict[str, tuple[Any, str]]]:
@@ -140,6 +165,14 @@ def _new_folder(run: Run) -> Path:
     return Path(parallel.gather_objects(distributed.on_every_rank(make))[0])
 
 
+def _forget_unstarted(folder: Path) -> None:
+    """A run that failed before its first row of figures and its first state leaves no folder."""
+    log, states = folder / "log.jsonl", folder / "state"
+    started = (log.is_file() and log.stat().st_size > 0) or (states.is_dir() and any(states.iterdir()))
+    if parallel.is_main() and not started:
+        remove_folder(folder)
+
+
 def _tell(splits: Splits, choices: Choices) -> None:
     held = len(splits.val) if splits.val is not None else 0
     print(
@@ -161,9 +194,26 @@ def _manifest(splits: Splits) -> dict[str, Any]:
     return out
 
 
-def _write(folder: Path, run: Run, given: dict[str, str], choices: Choices, splits: Splits) -> None:
-    chosen = {key: {"value": value, "why": why} for key, (value, why) in choices.reasons.items()}
+def _origins(run: Run, given: dict[str, str], choices: Choices) -> dict[str, str]:
+    """Every setting -> who decided: a file's name, "given", "chosen: why", or "recipe"."""
+    told = {
+        "name": "chosen: the data's name and the next free number",
+        "model.classes": "chosen: the data's classes",
+        "preprocess": "chosen: what the architecture takes",
+    }
+    told |= {"model.backbone.image_size": "chosen: size"} if run.size else {}
+    told |= {key: f"chosen: {why}" for key, (_, why) in choices.reasons.items()} | given
+    out = {key: origin for key, origin in told.items() if key in ("recipe", "model")}
+    for key in flatten(encode(run)):
+        parts = key.split(".")
+        above = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+        if parts[-1] != TAG:
+            out[key] = next((told[k] for k in above if k in told), "recipe")
+    return out
+
+
+def _write(folder: Path, run: Run, origins: dict[str, str], splits: Splits) -> None:
     facts = {"tessella": __version__, "torch": torch.__version__, "command": sys.argv}
-    written = {"run": encode(run), "given": given, "chosen": chosen, **facts}
+    written = {"run": encode(run), "origins": origins, **facts}
     write_file(folder / "data.json", json.dumps(_manifest(splits)) + "\n")
     write_file(folder / "run.json", json.dumps(written, indent=1) + "\n")  # last: who finds it may resume
