@@ -324,6 +324,11 @@ def _refuse(cfg: TrainConfig, objective: Objective) -> None:
             f"train.accumulate is {cfg.accumulate}, but {type(objective).__name__} compares the samples of a batch with "
             "each other, and a cut batch is another loss; use accumulate = 1 and chunks inside the objective"
         )
+    if objective.whole_batch and cfg.batch % parallel.world():  # collectives of uneven size abort or hang
+        raise BadInput(
+            f"train.batch is {cfg.batch} for {parallel.world()} processes, but {type(objective).__name__} compares the "
+            f"samples of all of them; use a multiple of {parallel.world()}"
+        )
     if objective.own_average and cfg.ema is not None:
         raise BadInput(
             f"train.ema is {cfg.ema}, but {type(objective).__name__} ships its own teacher, an average; leave ema out"
