@@ -21,13 +21,14 @@ from .data.source import DataConfig, Splits
 from .errors import BadInput
 from .metrics.accuracy import summary
 from .metrics.predictions import fill
-from .models.architecture import ClassifierConfig
+from .models.architecture import ClassifierConfig, ViTConfig
 from .models.classifier import Classifier
 from .models.size import macs
 from .objectives.classify import Classify, ClassifyConfig
 from .objectives.objective import Batch, Objective
 from .training import Job, TrainConfig, choose
-from .training.trainer import Infer, reseed
+from .training.seeds import reseed
+from .training.trainer import Infer
 from .weights.io import write_model
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that most photo models use
@@ -117,20 +118,21 @@ def derive(run: Run, given: dict[str, str], splits: Splits) -> Choices:
 
 
 def _sized(run: Run, classes: int) -> tuple[ClassifierConfig, Preprocess]:
-    backbone = run.model.backbone
-    if run.size:
-        backbone = replace(backbone, image_size=run.size)
-    preprocess = run.preprocess
-    if preprocess is None:
-        grey = tuple(sum(v) / 3 for v in IMAGENET)
-        mean, std = (
-            IMAGENET if backbone.channels == 3 else ((grey[0],) * backbone.channels, (grey[1],) * backbone.channels)
-        )
-        small = max(backbone.size) <= 112
-        preprocess = Preprocess(
-            size=backbone.size, crop=1.0 if small else 0.875, mean=mean, std=std, channels=backbone.channels
-        )
-    return replace(run.model, backbone=backbone, classes=classes), preprocess
+    preprocess = run.preprocess or default_preprocess(run)
+    return replace(run.model, backbone=_backbone(run), classes=classes), preprocess
+
+
+def _backbone(run: Run) -> ViTConfig:
+    return replace(run.model.backbone, image_size=run.size) if run.size else run.model.backbone
+
+
+def default_preprocess(run: Run) -> Preprocess:
+    """What the architecture takes: its size, its channels; small pictures whole, large ones without their rim."""
+    backbone = _backbone(run)
+    grey = tuple((sum(v) / 3,) * backbone.channels for v in IMAGENET)
+    mean, std = IMAGENET if backbone.channels == 3 else grey
+    crop = 1.0 if max(backbone.size) <= 112 else 0.875
+    return Preprocess(size=backbone.size, crop=crop, mean=mean, std=std, channels=backbone.channels)
 
 
 def _batch(wanted: int, pictures: int) -> int:
@@ -193,12 +195,16 @@ def _objective(run: Run) -> Objective:
 
 def identity(run: Run, splits: Splits) -> dict[str, Any]:
     """What must be the same when a run goes on: every setting that changes results, the data, the classes."""
-    plain = {k: v for k, v in flatten(encode(run)).items() if k not in FREE}
     data = {
         "data.train": splits.train.fingerprint(),
         "data.val": splits.val.fingerprint() if splits.val is not None else None,
     }
-    return plain | data | {"classes": list(splits.classes)}
+    return settings(run) | data | {"classes": list(splits.classes)}
+
+
+def settings(run: Run) -> dict[str, Any]:
+    """What must not change between stop and resume, without the data."""
+    return {k: v for k, v in flatten(encode(run)).items() if k not in FREE}
 
 
 def _card(run: Run, classes: tuple[str, ...], metrics: dict[str, float], step: int) -> Card:

@@ -39,7 +39,8 @@ class Objective(nn.Module, ABC):
         """`progress` in [0, 1] is the only clock."""
 
     def counts(self, batch: Batch) -> dict[str, float]:
-        """Loss name -> how many things that loss is a mean over in this batch. What is not named counts samples."""
+        """Name of a loss or metric -> how many things (or how much weight) it is a mean over in this batch. What is not
+        named counts samples. The same names for every batch, 0 where there is nothing: ranks add them up together."""
         return {}
 
     def infer(self, batch: Batch) -> Any:

@@ -47,7 +47,7 @@ def spread(objective: Objective, device: torch.device, how: Literal["ddp", "fsdp
     if how == "ddp":
         ids = [device.index] if device.type == "cuda" else None
         ddp = nn.parallel.DistributedDataParallel
-        silent: dict[str, Any] = {_buffer_option(ddp): False}  # buffers are equal by contract: they move in after_step only
+        silent: dict[str, Any] = {_buffer_option(ddp): False}  # buffers are equal by contract
         return ddp(objective, device_ids=ids, gradient_as_bucket_view=True, **silent)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
@@ -112,9 +112,7 @@ def fill(here: dict[str, Tensor], saved: dict[str, Tensor], what: str) -> None:
     """Saved whole tensors into the ones here, which may be shards."""
     if here.keys() != saved.keys():
         odd = sorted(here.keys() ^ saved.keys())
-        raise BadInput(
-            f"the saved {what} has other tensors than this one: {', '.join(odd[:5])}; was it changed?"
-        )
+        raise BadInput(f"the saved {what} has other tensors than this one: {', '.join(odd[:5])}; was it changed?")
     with torch.no_grad():
         for name, tensor in here.items():
             tensor.copy_(like(saved[name], tensor))

@@ -7,7 +7,6 @@ resuming needs no generator state.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import parallel
-from ..errors import BadInput, Diverged, Stopped
+from ..errors import BadInput, DiskFull, Diverged, Stopped
 from ..objectives.objective import Batch, Objective
 from . import choose, distributed, memory, state
 from .batch import check, move, size, split
@@ -29,6 +28,7 @@ from .ema import Average
 from .log import Log, Row
 from .optim import make_optimizer
 from .schedule import learning_rate
+from .seeds import reseed
 from .stop import StopSignal
 
 Infer = Callable[[Batch], Any]
@@ -133,6 +133,7 @@ class Trainer:
         self.history: list[Row] = []
         self.figures: dict[str, Tensor] = {}
         self.lr = 0.0
+        self.unsaved = 0  # saves in a row that found no room
         self.clock = Clock()
         self._notes: list[str] = []
 
@@ -188,14 +189,14 @@ class Trainer:
         told: dict[str, Tensor] = {}
         for i, micro in enumerate(micros):
             reseed(self.cfg.seed, step, parallel.rank(), i)
-            share = {n: counts[i][n] * parallel.world() / max(totals[n], 1.0) for n in totals if n != "stop"}
+            share = {n: c * parallel.world() / totals[n] if totals[n] else 0.0 for n, c in counts[i].items()}
             with distributed.synchronised(self.call, i + 1 == len(micros)), self._autocast():
                 losses, metrics = self.call(self.finish(move(micro, self.device)), step / self.cfg.steps)
                 weighted = {name: loss * share.get(name, share[""]) for name, loss in losses.items()}
                 total = torch.stack([v.float() for v in weighted.values()]).sum()
                 torch.autograd.backward(total)
             with torch.no_grad():
-                seen = weighted | {name: value * share[""] for name, value in metrics.items()}
+                seen = weighted | {name: value * share.get(name, share[""]) for name, value in metrics.items()}
                 seen = {"loss": total} | seen if "loss" not in seen else seen
                 told = {name: told.get(name, 0.0) + value.detach().float() for name, value in seen.items()}
         return told
@@ -279,8 +280,27 @@ class Trainer:
                 tensors["average"] = distributed.whole(self.average.tensors)
             facts = {"identity": dict(self.job.identity), "parts": self.parts, "metrics": self.metrics}
             snapshot, folder = state.Snapshot(step, tensors, facts), self.job.folder / "state"
-            distributed.on_every_rank(lambda: state.save(folder, snapshot, self.cfg.keep))
+            if self._no_room(lambda: state.save(folder, snapshot, self.cfg.keep), step):
+                return
         self.ship(step)
+
+    def _no_room(self, write: Callable[[], Any], step: int) -> bool:
+        """A full disk costs nothing that is there: the run goes on, and stops when it could not save three times."""
+
+        def attempt() -> str:
+            try:
+                write()
+            except DiskFull as error:
+                return str(error)
+            return ""
+
+        problem = parallel.gather_objects(distributed.on_every_rank(attempt))[0]
+        self.unsaved = self.unsaved + 1 if problem else 0
+        if self.unsaved == 3 or (problem and step == self.cfg.steps):
+            raise DiskFull(f"{problem}; the last whole state is kept, make room and go on with --resume")
+        if problem:
+            self._notes.append(f"step {step} is not saved: {problem}; trying again at the next save")
+        return bool(problem)
 
     def ship(self, step: int) -> None:
         if self.job.ship is not None:
@@ -312,17 +332,11 @@ class Trainer:
         return {f"{names[id(p)]}|{slot}": value for p, kept in slots for slot, value in kept.items()}
 
 
-def reseed(*numbers: int) -> None:
-    """Device randomness as a pure function of (seed, step, rank, micro-batch)."""
-    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
-    torch.manual_seed(int.from_bytes(digest, "little") >> 1)
-
-
 def _refuse(cfg: TrainConfig, objective: Objective) -> None:
     if objective.whole_batch and cfg.accumulate > 1:
         raise BadInput(
-            f"train.accumulate is {cfg.accumulate}, but {type(objective).__name__} compares the samples of a batch with "
-            "each other, and a cut batch is another loss; use accumulate = 1 and chunks inside the objective"
+            f"train.accumulate is {cfg.accumulate}, but {type(objective).__name__} compares the samples of a batch "
+            "with each other, and a cut batch is another loss; use accumulate = 1 and chunks inside the objective"
         )
     if objective.whole_batch and cfg.batch % parallel.world():  # collectives of uneven size abort or hang
         raise BadInput(

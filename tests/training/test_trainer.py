@@ -15,8 +15,8 @@ from ranks import run_ranks
 from torch import Tensor
 from toys import Toy, toy_batches
 
-from tessella.errors import BadInput, Diverged, Stopped
-from tessella.training import Job, TrainConfig, train
+from tessella.errors import BadInput, DiskFull, Diverged, Stopped
+from tessella.training import Job, TrainConfig, state, train
 
 CFG: dict[str, Any] = {
     "steps": 8,
@@ -156,6 +156,31 @@ def test_not_finite_stops_before_the_update_and_names(what: str, tmp_path: Path)
     if what == "picture":
         assert "net.embed" in str(error.value) and "2-6" not in str(error.value)
     assert same(before, dict(objective.state_dict()))
+
+
+@pytest.mark.parametrize(("fails", "reached"), [({4}, 8), ({2, 4, 6}, 6), ({8}, 8)])
+def test_full_disk_keeps_the_last_state(fails: set[int], reached: int, tmp_path: Path, monkeypatch: Any) -> None:
+    """One save without room is made up for by the next; three in a row, or the last one, end the run with code 74."""
+    save = state.save
+
+    def full(folder: Path, snapshot: state.Snapshot, keep: int) -> Path:
+        if snapshot.step in fails:
+            raise DiskFull("no room")
+        return save(folder, snapshot, keep)
+
+    monkeypatch.setattr(state, "save", full)
+    shipped: list[int] = []
+    job = {"ship": lambda tensors, metrics, step: shipped.append(step)}
+    if fails == {4}:
+        run(tmp_path, job=job, save_every=2)
+        assert shipped == [2, 6, 8]
+        return
+    with pytest.raises(DiskFull, match="--resume") as error:
+        run(tmp_path, job=job, save_every=2)
+    assert error.value.exit_code == 74
+    monkeypatch.setattr(state, "save", save)
+    assert same(run()[1], run(tmp_path)[1])  # from the last whole state, or from the start where there is none
+    assert reached >= max(shipped, default=0)
 
 
 def test_refuses_what_the_objective_cannot_do() -> None:
