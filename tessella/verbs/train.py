@@ -69,10 +69,13 @@ def train(
             raise BadInput(f"there is no {what} {name!r}{nearest(name, known)}")
     path = str(Path(data).absolute())
     sources = [*files, {**(settings or {}), "data.path": path}]
-    draft, _ = override(compact(path), [_only(source, "data", "train") for source in sources])
+    draft, _ = override(compact(path), [_part(source, ("data", "train")) for source in sources])
     with distributed.processes(torch.device(choose.device(draft.train.device)[0])):
         splits = open_data(draft.data)
         start, reasons = _start(draft, recipe, model, splits)
+        half, _ = override(start, [_part(source, ("preprocess",), drop=True) for source in sources])
+        if any(_part(source, ("preprocess",)) for source in sources):
+            start = replace(start, preprocess=build.default_preprocess(half))
         run, given = override(start, sources)
         given |= {key: "given" for key, value in (("model", model), ("recipe", recipe)) if value is not None} | given
         choices = build.derive(run, given, splits)
@@ -119,10 +122,10 @@ def _train(run: Run, splits: Splits, folder: Path, allow: tuple[str, ...]) -> Tr
     return Trained(folder, done.metrics, parallel.is_main())
 
 
-def _only(source: str | Path | Mapping[str, Any], *tops: str) -> dict[str, Any]:
-    """The keys below these: what can be known before the architecture is."""
+def _part(source: str | Path | Mapping[str, Any], tops: tuple[str, ...], drop: bool = False) -> dict[str, Any]:
+    """The settings below these keys, or all others: some must be known before the others can be read."""
     flat = flatten(source if isinstance(source, Mapping) else read_plain(Path(source)))
-    return {key: value for key, value in flat.items() if key.split(".")[0] in tops}
+    return {key: value for key, value in flat.items() if (key.split(".")[0] in tops) != drop}
 
 
 def _start(draft: Run, recipe: str | None, model: str | None, splits: Splits) -> tuple[Run, dict[str, tuple[Any, str]]]:
