@@ -1,7 +1,7 @@
 """The programs that bench/step.py compares, each the real loop of its project, run one block of steps at a time.
 
-A contender calls `gate.before()` ahead of every step and `gate.after()` behind it. The gate starts the clock at the first
-step of a block and stops it at the last, and sleeps in between, so that one process works at a time.
+A contender calls `gate.before()` ahead of every step and `gate.after()` behind it. The gate starts the clock at the
+first step of a block and stops it at the last, and sleeps in between, so that one process works at a time.
 
 What each is given: the same model size, fixed random batches that lie ready on the device (so no loader is measured),
 and otherwise the defaults of its project. Ours gets bytes and normalises them in the step; the others get ready floats.

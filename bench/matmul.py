@@ -6,7 +6,6 @@ The sizes are those of a transformer's linear maps, not the one size that a libr
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 
 import record
@@ -67,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

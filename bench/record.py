@@ -20,6 +20,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
+sys.path.insert(0, str(ROOT))  # what is measured is the tree that this file lies in
 STARTED = os.getloadavg()[0]  # of the minute before: 2 cores at 2.0 mean that others were at work
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "accelerate", "numpy")
 
@@ -104,7 +105,7 @@ def version(name: str) -> str | None:
 
 def _shown(words: Sequence[str]) -> list[str]:
     """No path of this machine in a file that is kept: below the repository relative, elsewhere the last part."""
-    out = []
+    out: list[str] = []
     for word in words:
         if out and out[-1] == "--out":
             out.pop()  # where the file went says nothing about the figure

@@ -1,9 +1,10 @@
 """One training step of ours beside transformers' Trainer, timm's train script, and timm compiled in bf16.
 
-One alternating run: every contender is a process that is kept alive, and they take turns, some steps each, in an order
-that moves by one place every round. Speed is the median over rounds; a ratio is the median of the ratios within a round,
-so a machine that slows down for a while slows both. Memory is the largest resident size (on a GPU: the largest sum
-of allocations) after the warm-up, of the whole process, libraries and code included. bench/contenders.py says what runs.
+One alternating run: every contender is a process that is kept alive, and they take turns, some steps each, in an
+order that moves by one place every round. Speed is the median over rounds; a ratio is the median of the ratios within
+a round, so a machine that slows down for a while slows both. Memory is the largest resident size (on a GPU: the largest
+sum of allocations) after the warm-up, of the whole process, libraries and code included. bench/contenders.py says what
+runs.
 """
 
 from __future__ import annotations
@@ -184,7 +185,8 @@ def main() -> None:
         for one in ready:
             one.leave()
     if len({mine["parameters"] for mine in found.values()}) > 1:
-        raise SystemExit(f"not the same model: {({n: m['parameters'] for n, m in found.items()})}")
+        sizes = {name: mine["parameters"] for name, mine in found.items()}
+        raise SystemExit(f"not the same model: {sizes}")
     speed = ratios(found)
     operations, best = arithmetic(options, asked.matmul_seconds) if asked.matmul_seconds else (0.0, {})
     shares = {name: mine["median"] * operations / best["bf16"] for name, mine in found.items()} if best else {}
@@ -194,10 +196,17 @@ def main() -> None:
     judged = verdicts(found, speed) if (options.model, options.size, options.batch, options.device) == (
         ASKED.model, ASKED.size, ASKED.batch, ASKED.device) else []  # fmt: skip
     record.show(judged)
-    told = {"options": asdict(options) | {"rounds": asked.rounds, "steps": asked.steps}, "contenders": found}
+    told: dict[str, Any] = {
+        "options": asdict(options) | {"rounds": asked.rounds, "steps": asked.steps},
+        "contenders": found,
+    }
     told |= {"absent": absent, "ratios": speed, "matmul_flops": best, "flops_per_picture": operations}
-    plain = "step" if options.device == "cpu" and options.model == ASKED.model else f"step-{options.model}-{asked.device}"
-    record.keep(asked, plain, told | {"share_of_bf16_matmul": shares, "verdicts": judged})
+    asked_for = (options.model, options.device) == (ASKED.model, ASKED.device)
+    record.keep(
+        asked,
+        "step" if asked_for else f"step-{options.model}-{options.device}",
+        told | {"share_of_bf16_matmul": shares, "verdicts": judged},
+    )
 
 
 if __name__ == "__main__":
