@@ -1,7 +1,7 @@
 """A training run killed at random instants, and at the file operations of its saves, ends with the undisturbed weights.
 
-The run: `tessella train` on 42 small pictures with two workers, augmentation, dropout, averaged weights, accumulation,
-8 steps, a state every second one. After each death every state and model that can be seen is checked, the run is gone on
+The run: `tessella train` on 42 small pictures with two workers, augmentation, dropout, averaged weights, accumulation;
+8 steps, a state every second. After each death every state and model that can be seen is checked, the run is gone on
 with, and the bytes of its model and its last state are compared with those of the run that nobody disturbed.
 """
 

@@ -1,0 +1,112 @@
+"""`tessella train`, killed or asked to stop anywhere, ends with the weights of the run that nobody disturbed."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from commands import files_of
+from interrupted import (
+    Trial,
+    again_and_again,
+    at_instants,
+    at_operation,
+    at_operations,
+    one_save,
+    operations,
+    seeded_by_process,
+    sound,
+    terminated,
+    turning_points,
+)
+
+MEMORY = "/dev/shm"  # another file system than that of the run
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    return Trial(tmp_path_factory.mktemp("trial")).prepare()
+
+
+@pytest.fixture(scope="module")
+def done(trial: Trial) -> list[str]:
+    """All operations of the run on its folder."""
+    return operations(trial)
+
+
+def test_killed_at_instants(trial: Trial) -> None:
+    found = list(at_instants(trial, 3, seed=1))
+    assert all(same for same, _, _ in found)
+    assert {code for _, _, code in found} <= {-signal.SIGKILL, 0}
+
+
+def test_killed_again_and_again(trial: Trial) -> None:
+    assert again_and_again(trial, seed=2, times=3)
+
+
+def test_the_watch_sees_a_whole_save(done: list[str]) -> None:
+    """A kill at every operation proves little where the operations are not seen."""
+    seen = {(line.split()[0], line.split("/")[-1]) for line in (done[i - 1] for i in one_save(done))}
+    parts = ("objective.safetensors", "optimizer.safetensors", "average.safetensors", "facts.json", "complete.json")
+    assert {(what, name) for what in ("open", "write", "close", "fsync") for name in parts} <= seen
+    assert ("write", "model.safetensors") in seen and ("fsync", "model.json") in seen
+    assert {"mkdir", "rename", "exchange", "unlink", "rmdir"} <= {what for what, _ in seen}
+
+
+def test_killed_at_operations_of_a_save(trial: Trial, done: list[str]) -> None:
+    some = sorted(set(one_save(done)) & set(turning_points(done)))
+    assert len(some) > 60
+    assert at_operations(trial, some[::14]) == len(some[::14])
+    assert at_operations(trial, some[7::14], MEMORY) == len(some[7::14])
+
+
+def test_one_worker_instead_of_two(trial: Trial, done: list[str]) -> None:
+    assert at_operation(trial, one_save(done)[-1], ("--workers", "1"))
+
+
+@pytest.mark.parametrize("whom", ["process", "group"])
+def test_sigterm_saves_and_leaves_with_143(trial: Trial, whom: str) -> None:
+    said, steps, same = terminated(trial, whom)  # type: ignore[arg-type]
+    assert said.code == 143
+    assert [line for line in said.err.splitlines() if line.startswith("tessella:")] == [
+        f"tessella: stopped after step {steps[-1]}; the state is saved, go on with --resume"
+    ]
+    assert same and 2 <= steps[-1] < 8
+
+
+def test_augmentation_by_process_is_seen(trial: Trial) -> None:
+    """The mutation: drawn from the process, the views change with every restart, and so do the weights."""
+    run = trial.folder()
+    assert trial.begin(run, seeded_by_process).wait().code == 0
+    assert files_of(run) != trial.expected
+
+
+def test_damage_is_seen(trial: Trial) -> None:
+    """The mutation: one byte of one state, or of the model, is another."""
+    run = trial.folder()
+    assert trial.begin(run).wait().code == 0
+    assert files_of(run) == trial.expected
+    sound(run)
+    for name in ("state/step-000008/optimizer.safetensors", "model/model.safetensors"):
+        held = (run / name).read_bytes()
+        (run / name).write_bytes(held[:-1] + bytes([held[-1] ^ 1]))
+        assert files_of(run) != trial.expected
+        with pytest.raises(Exception, match=r"what was written|sha256|differ|damaged"):
+            sound(run)
+        (run / name).write_bytes(held)
+    shutil.rmtree(run.parent)
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_instants(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, fresh=True).prepare()
+    assert [same for same, _, _ in at_instants(trial, 20, seed=0)] == [True] * 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("temporary", [None, MEMORY])
+def test_killed_at_every_operation(trial: Trial, done: list[str], temporary: str | None) -> None:
+    numbers = turning_points(done)
+    assert at_operations(trial, numbers, temporary) == len(numbers)
