@@ -21,7 +21,8 @@ class Objective(nn.Module, ABC):
     Every loss is a *mean* over the micro-batch that `forward` sees. `counts` says over how many things each one is a
     mean, from the batch alone; the trainer weights the losses of all micro-batches and ranks with it, so that what is
     minimised is the mean over the global batch, however that was cut. `forward` changes no state (buffers move in
-    `after_step`), because a step that ran out of memory is run again with smaller micro-batches.
+    `after_step`), because a step that ran out of memory is run again with smaller micro-batches. What it gathers for
+    `after_step` is no state if `before_step` forgets it.
     """
 
     whole_batch: ClassVar[bool] = (
@@ -33,6 +34,9 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def model(self) -> nn.Module:
         """What ships. A property: a second registration would save every tensor twice."""
+
+    def before_step(self, progress: float) -> None:
+        """Before the first micro-batch of every attempt at a step: forget what a failed attempt has gathered."""
 
     @abstractmethod
     def forward(self, batch: Batch, progress: float) -> tuple[Losses, Metrics]:

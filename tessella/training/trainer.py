@@ -186,6 +186,7 @@ class Trainer:
     ) -> dict[str, Tensor]:
         """Forward and backward over all micro-batches; returns this rank's part of every loss and metric."""
         self.optimizer.zero_grad(set_to_none=True)
+        self.objective.before_step(step / self.cfg.steps)
         told: dict[str, Tensor] = {}
         for i, micro in enumerate(micros):
             reseed(self.cfg.seed, step, parallel.rank(), i)
