@@ -1,4 +1,4 @@
-"""Training attention in bf16 on a processor: PyTorch's fused kernel against the batched products of models/attention.py.
+"""Attention trained in bf16 on a processor: PyTorch's fused kernel against the products of models/attention.py.
 
 Forward and backward of one layer, alternating, medians; the sizes of the demo's model, ViT-T/16, ViT-S/16 and ViT-B/16.
 """
