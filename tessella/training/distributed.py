@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from .. import parallel
-from ..errors import BadInput
+from ..errors import BadInput, TessellaError
 from ..objectives.objective import Objective, Tower
 
 
@@ -42,6 +42,7 @@ def compile_units(objective: nn.Module) -> int:
 
 def spread(objective: Objective, device: torch.device, how: Literal["ddp", "fsdp"]) -> nn.Module:
     """What the trainer calls instead of `objective`; the same module where there is one process."""
+    refuse_two_names(objective)
     if not parallel.active():
         return objective
     if how == "ddp":
@@ -70,6 +71,17 @@ def _buffer_option(ddp: type) -> str:
     """torch 2.15 renamed it."""
     known = inspect.signature(ddp).parameters
     return "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+
+
+def refuse_two_names(objective: nn.Module) -> None:
+    """Of every tensor that will be saved. Seen here and not at the save: shards and copies from a device do not show
+    that they were one tensor, and half an hour of training is lost by then."""
+    names: dict[int, str] = {}
+    for name, tensor in objective.state_dict(keep_vars=True).items():
+        other = names.setdefault(id(tensor), name)
+        if other != name:
+            what = f"{other!r} and {name!r} are one tensor of {type(objective).__name__} and would be saved twice"
+            raise TessellaError(f"{what}; register its module once, and make the other name a property")
 
 
 @contextmanager
