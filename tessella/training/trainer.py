@@ -307,7 +307,7 @@ class Trainer:
         if self.job.ship is not None:
             with self._shipped_weights():
                 shipped, ship = distributed.whole(dict(self.objective.model.state_dict())), self.job.ship
-            distributed.on_every_rank(lambda: ship(shipped, self.metrics, step))
+                distributed.on_every_rank(lambda: ship(shipped, self.metrics, step))  # while `shipped` is what it is
 
     def restore(self) -> int:
         """The step to go on from: that of the newest whole state, or 0."""
