@@ -96,7 +96,11 @@ def decoded_ahead(paths: list[Path], preprocess: Preprocess, batch: int) -> Iter
     """uint8 batches (B, C, H, W); the next one is decoded while the model works on this one, no more."""
 
     def pixels(path: Path) -> Tensor:
-        return evaluation_pixels(decode(path.read_bytes(), preprocess.channels, str(path)), preprocess)
+        try:
+            held = path.read_bytes()
+        except OSError as error:
+            raise BadInput(f"{path} cannot be read ({error.strerror}); give the path of a picture") from None
+        return evaluation_pixels(decode(held, preprocess.channels, str(path)), preprocess)
 
     with ThreadPoolExecutor(2, thread_name_prefix="decode") as pool:
         left = iter(paths)
