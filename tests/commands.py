@@ -203,3 +203,20 @@ def wait_for(happened: Callable[[], bool], seconds: float = 60.0) -> bool:
             return True
         time.sleep(0.001)
     return False
+
+
+@dataclass(frozen=True)
+class World:
+    """A folder with pictures and a finished run."""
+
+    place: Path
+    photos: Path
+    run: Path
+
+
+def world(place: Path) -> World:
+    place.mkdir(parents=True, exist_ok=True)
+    pictures = photos(place / "photos")
+    done = run("train", "photos", *words(TINY), place=place)
+    assert done.code == 0, done.err
+    return World(place, pictures, place / "runs" / "photos-1")
