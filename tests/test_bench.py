@@ -1,0 +1,157 @@
+"""The commands of bench/ run, at sizes that prove nothing about speed; their files say what they must."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+BENCH = Path(__file__).resolve().parent.parent / "bench"
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A file of bench/ as a module; it finds its neighbours as if it were run."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    before = set(sys.modules)
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    yield load
+    for name in set(sys.modules) - before:
+        if (BENCH / f"{name}.py").is_file():
+            del sys.modules[name]
+
+
+def run(name: str, *words: str, out: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCH / f"{name}.py"), *words, "--out", str(out)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+
+
+def result(name: str, *words: str, out: Path) -> dict[str, Any]:
+    done = run(name, *words, out=out)
+    assert done.returncode == 0, done.stderr
+    (path,) = out.glob("*.json")
+    found: dict[str, Any] = json.loads(path.read_text())
+    assert {"command", "commit", "dirty", "when", "hardware", "versions", "figures"} <= found.keys()
+    assert found["command"].startswith(f"python bench/{name}.py") and str(out) not in path.read_text()
+    assert found["hardware"]["cores"] and found["versions"]["torch"]
+    figures: dict[str, Any] = found["figures"]
+    return figures
+
+
+# -- each command ----------------------------------------------------------------------------------------------------
+
+
+def test_matmul(tmp_path: Path) -> None:
+    best = result("matmul", "--side", "64", "--seconds", "0.01", "--threads", "1", out=tmp_path)["best_flops"]
+    assert best.keys() == {"fp32", "bf16"} and all(1e7 < rate < 1e15 for rate in best.values())
+
+
+SMALL = ("--model", "vit_t16", "--size", "32", "--batch", "2", "--rounds", "2", "--steps", "1", "--warmup", "1")
+
+
+@pytest.mark.parametrize("peer", ["timm_script", pytest.param("transformers", marks=pytest.mark.slow)])
+def test_step_beside_a_peer(peer: str, tmp_path: Path) -> None:
+    pytest.importorskip(peer.removesuffix("_script"))
+    names = ["ours", peer]
+    words = [*SMALL, "--threads", "1", "--contenders", ",".join(names), "--matmul-seconds", "0.01"]
+    figures = result("step", *words, out=tmp_path)
+    assert list(figures["contenders"]) == names and not figures["absent"]
+    for found in figures["contenders"].values():
+        assert len(found["images_per_s"]) == 2 and found["parameters"] == 5_680_552
+        assert 50e6 < found["peak"] <= found["life"] * 1.01
+    assert set(figures["ratios"]["ours"]) == {peer}
+    assert figures["verdicts"] == [], "the bars are about other sizes"
+    assert all(0 < share < 1 for share in figures["share_of_bf16_matmul"].values())
+
+
+def test_start(tmp_path: Path) -> None:
+    figures = result("start", "--runs", "1", "--warm", "--architecture", "vit_n4", out=tmp_path)
+    assert {"tessella --help", "tessella train --help", "tessella predict --help"} <= figures["help"].keys()
+    assert all(found["heavy"] == [] and found["modules"] > 50 for found in figures["help"].values())
+    assert figures["first_prediction"]["warm"] > 0.2
+
+
+def test_demo_without_training(tmp_path: Path) -> None:
+    done = run("demo", "--skip-install", "--only-unpack", out=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "12000 pictures" in done.stdout and not list(tmp_path.iterdir()), "no figures: nothing to keep"
+
+
+@pytest.mark.slow
+def test_ranks(tmp_path: Path) -> None:
+    figures = result("ranks", "--jobs", "classify", "--steps", "3", "--batch", "8", "--pictures", "80", out=tmp_path)
+    found = figures["jobs"]["classify"]
+    assert len(found["one"]) == len(found["two"]) == 3
+    assert found["apart"] < 1e-5 < 1e-4 < found["control"]
+
+
+def test_the_list(bench: Any) -> None:
+    listed = subprocess.run([sys.executable, str(BENCH / "run.py")], capture_output=True, text=True, timeout=60).stdout
+    runner = bench("run")
+    for path in BENCH.glob("*.py"):
+        if path.stem in {"run", "record", "contenders"}:
+            continue
+        assert path.stem in runner.COMMANDS, f"bench/{path.name} is in no list"
+        assert f"python bench/{path.name}\n    {runner.claim(path.stem)}\n" in listed
+
+
+# -- what they would not forgive -------------------------------------------------------------------------------------
+
+
+def test_a_dead_contender_is_told_with_its_last_words(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    done = run("step", *SMALL, "--model", "vit_n4", "--contenders", "timm_script", out=tmp_path)
+    assert done.returncode == 1 and "vit_n4 has no peer in timm" in done.stderr
+
+
+def test_bars_can_be_missed(bench: Any) -> None:
+    record, step = bench("record"), bench("step")
+    assert (
+        record.verdict("speed", 2.4, 2.4, True)["reached"] and not record.verdict("speed", 2.39, 2.4, True)["reached"]
+    )
+    assert not record.verdict("seconds", 4.1, 4.0, False)["reached"]
+    found = {
+        "ours": {"images_per_s": [10.0, 20.0, 30.0], "peak": 100},
+        "timm_compiled": {"images_per_s": [20.0, 10.0, 20.0], "peak": 99},
+    }
+    speed = step.ratios(found)
+    assert speed == {"ours": {"timm_compiled": 1.5}}, "the median of 0.5, 2 and 1.5"
+    assert [v["reached"] for v in step.verdicts(found, speed)] == [True, False]
+
+
+def test_demo_reads_what_the_verb_prints(bench: Any) -> None:
+    demo = bench("demo")
+    said = (
+        "...\n\ntrained in 171 s; on the 2,000 test pictures:\n  bag   97.0 %\n2000 pictures · top-1 87.35 % · top-5 99"
+    )
+    assert demo.read(said) == {"training_s": 171.0, "top1_percent": 87.35}
+    with pytest.raises(SystemExit, match="did not say"):
+        demo.read("Traceback")
+
+
+def test_ranks_compare_each_step(bench: Any) -> None:
+    ranks = bench("ranks")
+    assert ranks.apart([2.0, 1.0], [2.0, 1.1]) == pytest.approx(0.1)
+    with pytest.raises(SystemExit, match="nothing to compare"):
+        ranks.apart([1.0, 2.0], [1.0])
+
+
+def test_no_path_of_the_machine_is_kept(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = bench("record")
+    monkeypatch.setattr(sys, "argv", [str(BENCH / "step.py"), "--out", str(tmp_path), "--model", "x"])
+    record.keep(argparse.Namespace(out=tmp_path, name=None), "step", {})
+    assert json.loads((tmp_path / "step.json").read_text())["command"] == "python bench/step.py --model x"
