@@ -19,6 +19,7 @@ class ViTConfig:
     patch_size: int = 16  # pixels; with a stem: its total stride, a power of two
     stride: int | None = None  # pixels between patches; None = patch_size; smaller = overlapping patches
     embed: Literal["conv", "linear", "stem"] = "conv"  # linear: same weights and values as conv, as one matrix product
+    stem_convs: int = 1  # convolutions per halving of the stem; all but the first of them keep the size
     embed_bias: bool = True  # CLIP has none
     channels: int = 3  # of the pictures: 1 grey, 3 colour, any number
     width: int = 768  # features per token
@@ -50,7 +51,7 @@ class ViTConfig:
     indivisible: Literal["refuse", "pad"] = "refuse"  # a picture that the patches do not tile; never cut in silence
 
     def __post_init__(self) -> None:
-        for name in ("patch_size", "channels", "width", "depth", "heads"):
+        for name in ("patch_size", "channels", "width", "depth", "heads", "stem_convs"):
             _require(getattr(self, name) >= 1, f"model.{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("position_dropout", "projection_dropout", "mlp_dropout", "attention_dropout", "drop_path"):
             rate = getattr(self, name)
@@ -105,10 +106,14 @@ class ViTConfig:
         return int(self.width * self.mlp_ratio)
 
     @property
-    def stem_widths(self) -> tuple[int, ...]:
-        """Channels after each of the stem's convolutions: doubling, the last one as wide as a token."""
-        stages = self.patch_size.bit_length() - 1
-        return tuple(max(8, self.width >> (stages - 1 - i)) // 8 * 8 for i in range(stages))
+    def stem_plan(self) -> tuple[tuple[int, int, int], ...]:
+        """(channels in, channels out, stride) of each convolution: wider by two per halving, at last about a token."""
+        halvings, before, plan = self.patch_size.bit_length() - 1, self.channels, []
+        for i in range(halvings):
+            after = max(8, self.width >> (halvings - 1 - i)) // 8 * 8
+            plan += [(before, after, 2)] + [(after, after, 1)] * (self.stem_convs - 1)
+            before = after
+        return tuple(plan)
 
     def padded(self, height: int, width: int) -> tuple[int, int]:
         """The size that the patches tile: the picture's own, or larger when padding is allowed; else a BadInput."""

@@ -6,7 +6,6 @@ Shape suffixes:  B batch  T tokens  D width  H hidden  A heads  K head size  N p
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -135,11 +134,11 @@ class Attention(nn.Module):
 
 
 class StemConv(nn.Module):
-    """One 3x3 convolution that halves the picture, with norm and activation. The norm keeps no running statistics."""
+    """One 3x3 convolution with norm and activation. The norm keeps no running statistics: forward changes no state."""
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False)
+        self.conv = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
         self.norm = nn.GroupNorm(1, width)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -155,9 +154,8 @@ class PatchEmbed(nn.Module):
         self.cfg = cfg
         channels, kernel, stride = cfg.channels, cfg.patch_size, cfg.step
         if cfg.embed == "stem":
-            widths = (cfg.channels, *cfg.stem_widths)
-            self.stem = nn.Sequential(*(StemConv(a, b) for a, b in pairwise(widths)))
-            channels, kernel, stride = widths[-1], 1, 1
+            self.stem = nn.Sequential(*(StemConv(*conv) for conv in cfg.stem_plan))
+            channels, kernel, stride = cfg.stem_plan[-1][1], 1, 1
         self.proj = nn.Conv2d(channels, cfg.width, kernel, stride=stride, bias=cfg.embed_bias)
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, tuple[int, int]]:

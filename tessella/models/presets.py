@@ -16,10 +16,26 @@ from .size import macs, parameters
 
 PRESETS: dict[str, ViTConfig] = {
     "vit_n4": ViTConfig(  # 28 to 32 px
-        image_size=32, patch_size=4, embed="stem", width=128, depth=6, heads=4, mlp_ratio=2.0, class_token=False
+        image_size=32,
+        patch_size=4,
+        embed="stem",
+        stem_convs=2,
+        width=128,
+        depth=5,
+        heads=4,
+        mlp_ratio=2.0,
+        class_token=False,
     ),
     "vit_n8": ViTConfig(  # 64 to 96 px
-        image_size=64, patch_size=8, embed="stem", width=128, depth=6, heads=4, mlp_ratio=2.0, class_token=False
+        image_size=64,
+        patch_size=8,
+        embed="stem",
+        stem_convs=2,
+        width=128,
+        depth=6,
+        heads=4,
+        mlp_ratio=2.0,
+        class_token=False,
     ),
     "vit_m16": ViTConfig(width=256, depth=6, heads=8),
     "vit_t16": ViTConfig(width=192, heads=3),

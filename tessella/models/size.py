@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from .architecture import ClassifierConfig, ViTConfig
 
 
@@ -37,10 +35,10 @@ def macs(cfg: ClassifierConfig) -> int:
     total = b.depth * block
     if b.embed == "stem":
         height, across = b.padded(*b.size)
-        for a, c in pairwise((b.channels, *b.stem_widths)):
-            height, across = height // 2, across // 2
-            total += height * across * 9 * a * c
-        total += patches * b.stem_widths[-1] * width
+        for before, after, stride in b.stem_plan:
+            height, across = height // stride, across // stride
+            total += height * across * 9 * before * after
+        total += patches * b.stem_plan[-1][1] * width
     else:
         total += patches * b.channels * b.patch_size**2 * width
     if cfg.pool.kind == "attention":
@@ -55,9 +53,8 @@ def _linear(inputs: int, outputs: int, bias: bool = True) -> int:
 def _embedding(b: ViTConfig) -> int:
     if b.embed != "stem":
         return _linear(b.channels * b.patch_size**2, b.width, b.embed_bias)
-    widths = (b.channels, *b.stem_widths)
-    stem = sum(9 * a * c + 2 * c for a, c in pairwise(widths))
-    return stem + _linear(widths[-1], b.width, b.embed_bias)
+    stem = sum(9 * before * after + 2 * after for before, after, _ in b.stem_plan)
+    return stem + _linear(b.stem_plan[-1][1], b.width, b.embed_bias)
 
 
 def _pool_hidden(cfg: ClassifierConfig) -> int:

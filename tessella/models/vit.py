@@ -290,8 +290,8 @@ def init_layers(root: nn.Module) -> None:
     """Weights of every linear map, convolution and norm under `root`; the rest is the network's own affair."""
     for part in root.modules():
         match part:
-            case nn.Linear():
-                nn.init.trunc_normal_(part.weight, std=0.02)
+            case nn.Linear():  # 0.02 to 0.04 at width 768, more in narrow networks, which learn faster so
+                nn.init.trunc_normal_(part.weight, std=(2 / sum(part.weight.shape)) ** 0.5)
             case nn.Conv2d():  # std by fan-in: pixels, not features, come in
                 nn.init.trunc_normal_(part.weight, std=part.weight[0].numel() ** -0.5)
             case nn.LayerNorm() | nn.RMSNorm() | nn.GroupNorm():
