@@ -21,6 +21,8 @@ class ClassifyConfig:
 
 
 class Classify(Objective):
+    calls = ("both",)
+
     def __init__(self, cfg: ClassifyConfig, network: Classifier):
         super().__init__()
         self.cfg = cfg

@@ -28,6 +28,7 @@ class Objective(nn.Module, ABC):
     whole_batch: ClassVar[bool] = (
         False  # needs the rank's whole batch at once (contrast): the trainer refuses to cut it
     )
+    calls: ClassVar[tuple[str, ...]] = ()  # methods of `model` beside its forward: shards are gathered there too
     own_average: ClassVar[bool] = False  # keeps a teacher that is itself an average: the trainer refuses its EMA
 
     @property

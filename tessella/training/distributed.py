@@ -64,6 +64,8 @@ def spread(objective: Objective, device: torch.device, how: Literal["ddp", "fsdp
             fully_shard(module, mesh=mesh)
             seen.add(id(module))
     register_fsdp_forward_method(objective, "infer")
+    for name in objective.calls:
+        register_fsdp_forward_method(objective.model, name)
     return objective
 
 
