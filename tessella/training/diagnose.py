@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import parallel
 from ..objectives.objective import Batch, Objective
 from .batch import cut, size
 
@@ -14,18 +15,20 @@ MOST = 5  # names told; the rest is counted
 
 
 def diagnose(objective: Objective, micros: list[Batch], progress: float, localise: bool = True) -> str:
-    """One line. `localise`: the forward pass may be run again, sample by sample (not where it is a collective)."""
-    parts = []
+    """One line, the same on every rank. `localise`: the forward pass may be run again, sample by sample (not where it
+    is a collective)."""
+    parts, batch = [], _of_all_ranks([str(name) for micro in micros for name in micro["ids"]])
     bad = [n for n, p in objective.named_parameters() if not bool(torch.isfinite(p).all())]
     if bad:
         parts.append(f"weights are not finite: {_some(bad)}")
     if localise:
-        files, block = _search(objective, micros, progress)
-        if block:
-            parts.append(f"first in block {block!r}")
-        parts.append(f"files: {_some(files)}" if files else f"no single file alone; the batch: {_some(_ids(micros))}")
+        bad_here, blocks_here = _search(objective, micros, progress)
+        files, blocks = _of_all_ranks(bad_here), _of_all_ranks(blocks_here)
+        if blocks:
+            parts.append(f"first in block {blocks[0]!r}")
+        parts.append(f"files: {_some(files)}" if files else f"no single file alone; the batch: {_some(batch)}")
     else:
-        parts.append(f"files: one of {_some(_ids(micros))}")
+        parts.append(f"files: one of {_some(batch)}")
     grads = [
         n for n, p in objective.named_parameters() if p.grad is not None and not bool(torch.isfinite(p.grad).all())
     ]
@@ -34,8 +37,8 @@ def diagnose(objective: Objective, micros: list[Batch], progress: float, localis
     return "; ".join(parts)
 
 
-def _ids(micros: list[Batch]) -> list[str]:
-    return [str(name) for batch in micros for name in batch["ids"]]
+def _of_all_ranks(names: list[str]) -> list[str]:
+    return [name for part in parallel.gather_objects(names) for name in part]
 
 
 def _some(names: list[str]) -> str:
@@ -44,8 +47,9 @@ def _some(names: list[str]) -> str:
 
 
 @torch.no_grad()
-def _search(objective: Objective, micros: list[Batch], progress: float) -> tuple[list[str], str]:
-    """Names of the samples that alone give a loss that is not finite, and the first module whose output is not."""
+def _search(objective: Objective, micros: list[Batch], progress: float) -> tuple[list[str], list[str]]:
+    """Names of the samples that alone give a loss that is not finite, and (if any) the first module whose output is
+    not."""
     first: list[str] = []
     hooks = [m.register_forward_hook(_watch(name, first)) for name, m in objective.named_modules() if name]
     files = []
@@ -59,7 +63,7 @@ def _search(objective: Objective, micros: list[Batch], progress: float) -> tuple
     finally:
         for hook in hooks:
             hook.remove()
-    return files, first[0] if first else ""
+    return files, first
 
 
 def _watch(name: str, first: list[str]) -> Any:

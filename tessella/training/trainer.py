@@ -157,7 +157,7 @@ class Trainer:
                 self._halve(size(batch), error)
         self.objective.after_backward(progress)
         norm = self._clip()
-        if not bool(torch.isfinite(norm)) or not bool(torch.isfinite(sum(losses.values(), norm))):
+        if not bool(torch.isfinite(parallel.sum_over_ranks(losses["loss"] + norm))):  # one verdict for all ranks
             self._diverged(step, micros)
         self.lr = learning_rate(step, cfg.steps, cfg.lr, cfg.min_lr, cfg.warmup)
         for group in self.optimizer.param_groups:
