@@ -177,6 +177,30 @@ def slow(start: int) -> Iterator[Batch]:
         yield batch
 
 
+def spoilt(start: int) -> Iterator[Batch]:
+    """In step 1 the first picture of the last rank is not a number."""
+    for step, batch in enumerate(crops(start), start):
+        if step == 1 and parallel.rank() + 1 == parallel.world():
+            batch["image"][0, 0, 0, 0, 0] = torch.nan
+        yield batch
+
+
+class Odd(DINO):
+    """A metric, which is only logged, is not a number on one rank."""
+
+    def forward(self, batch: Batch, progress: float) -> tuple[Losses, Metrics]:
+        losses, metrics = super().forward(batch, progress)
+        return losses, metrics | {"odd": torch.tensor(torch.nan if parallel.rank() else 1.0)}
+
+
+def refused(kind: type[DINO], folder: Path | None, batches: Callable[[int], Iterator[Batch]], shard: str) -> str:
+    try:
+        learn(fresh(kind), folder, batches, shard=shard)
+    except TessellaError as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing was wrong"
+
+
 def victim(folder: str) -> None:
     """Goes on until it is killed."""
     with distributed.processes(torch.device("cpu"), 60.0):
@@ -195,8 +219,7 @@ def survivor(folder: str) -> dict[str, Any]:
             "ddp, cut": tuple(learn(fresh(), shard="ddp", accumulate=3)),
             "from one": tuple(learn(fresh(), place / "from one", shard="fsdp")),
         }
-        try:
-            learn(fresh(Twice), place / "twice", shard="fsdp")
-        except TessellaError as error:
-            found["twice"] = str(error)
+        found["twice"] = refused(Twice, place / "twice", crops, "fsdp")
+        found["spoilt"] = [refused(DINO, None, spoilt, shard) for shard in ("ddp", "fsdp")]
+        found["odd"] = learn(fresh(Odd), shard="ddp").losses
     return found
