@@ -32,8 +32,13 @@ def processes(device: torch.device, seconds: float = 600.0) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+GRAPHS = 128  # most of one class of blocks: networks x stages x shifts x (training, evaluating) x sizes of pictures
+
+
 def compile_units(objective: nn.Module) -> int:
     """Compiles the repeated blocks in place, one by one: equal blocks share one graph. Returns how many."""
+    # All blocks of a class share one store of 8 graphs; a ninth would run uncompiled, and only a warning would say so.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
     units = {id(unit): unit for m in objective.modules() if isinstance(m, Tower) for unit in m.units()}
     for unit in units.values():
         unit.compile()
