@@ -14,7 +14,8 @@ from ..card import Preprocess
 
 
 class Finish(nn.Module):
-    """`finish(batch)`: a new dict whose "image" is (value / 255 - mean) / std; all else is passed on untouched."""
+    """`finish(batch)`: a new dict in which every leaf of uint8 pictures (..., C, H, W) is (value / 255 - mean) / std;
+    all else is passed on untouched."""
 
     mean: Tensor
     std: Tensor
@@ -26,11 +27,20 @@ class Finish(nn.Module):
         self.register_buffer("std", torch.tensor(preprocess.std)[:, None, None], persistent=False)
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {**batch, "image": self.pixels(batch["image"])}
+        self.refuse_floats(batch["image"])
+        return {key: self.pixels(leaf) if _is_pictures(leaf) else leaf for key, leaf in batch.items()}
 
     def pixels(self, image: Tensor) -> Tensor:
         """(..., C, H, W) of uint8 to floats on this module's device."""
-        if image.dtype != torch.uint8:
-            raise TypeError(f"Finish takes uint8 pixels, not {image.dtype}: this batch was normalised before")
+        self.refuse_floats(image)
         image = image.to(self.mean.device, non_blocking=True)
         return image.float().div_(255).sub_(self.mean).div_(self.std)
+
+    @staticmethod
+    def refuse_floats(image: Tensor) -> None:
+        if image.dtype != torch.uint8:
+            raise TypeError(f"Finish takes uint8 pixels, not {image.dtype}: this batch was normalised before")
+
+
+def _is_pictures(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.dtype == torch.uint8 and leaf.ndim >= 4

@@ -27,6 +27,7 @@ from .diagnose import diagnose
 from .ema import Average
 from .log import Log, Row
 from .optim import make_optimizer
+from .refuse import refuse
 from .schedule import learning_rate
 from .seeds import reseed
 from .stop import StopSignal
@@ -118,7 +119,7 @@ class Trainer:
     """The state of a training and what can be done with it."""
 
     def __init__(self, cfg: TrainConfig, objective: Objective, job: Job, device: torch.device):
-        _refuse(cfg, objective)
+        refuse(objective, cfg.batch, cfg.accumulate, cfg.ema)
         self.cfg, self.job, self.device = cfg, job, device
         self.parts = cfg.accumulate  # grows when memory runs out
         self.bf16 = choose.precision(cfg.precision, device.type)[0] == "bf16"
@@ -331,20 +332,3 @@ class Trainer:
         names = {id(p): n for n, p in self.objective.named_parameters()}
         slots = self.optimizer.state.items()
         return {f"{names[id(p)]}|{slot}": value for p, kept in slots for slot, value in kept.items()}
-
-
-def _refuse(cfg: TrainConfig, objective: Objective) -> None:
-    if objective.whole_batch and cfg.accumulate > 1:
-        raise BadInput(
-            f"train.accumulate is {cfg.accumulate}, but {type(objective).__name__} compares the samples of a batch "
-            "with each other, and a cut batch is another loss; use accumulate = 1 and chunks inside the objective"
-        )
-    if objective.whole_batch and cfg.batch % parallel.world():  # collectives of uneven size abort or hang
-        raise BadInput(
-            f"train.batch is {cfg.batch} for {parallel.world()} processes, but {type(objective).__name__} compares the "
-            f"samples of all of them; use a multiple of {parallel.world()}"
-        )
-    if objective.own_average and cfg.ema is not None:
-        raise BadInput(
-            f"train.ema is {cfg.ema}, but {type(objective).__name__} ships its own teacher, an average; leave ema out"
-        )

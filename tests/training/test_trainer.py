@@ -194,6 +194,8 @@ def test_refuses_what_the_objective_cannot_do() -> None:
         train(TrainConfig(**CFG | {"accumulate": 2}), Whole(), toy_batches())
     with pytest.raises(BadInput, match="ema"):
         train(TrainConfig(**CFG | {"ema": 0.9}), Own(), toy_batches())
+    with pytest.raises(BadInput, match="at most 12"):
+        train(TrainConfig(**CFG | {"accumulate": 13}), Toy(), toy_batches())
 
 
 def test_changed_identity_is_refused_key_by_key(tmp_path: Path) -> None:
