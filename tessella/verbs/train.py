@@ -77,6 +77,7 @@ def train(
         if any(_part(source, ("preprocess",)) for source in sources):
             start = replace(start, preprocess=build.default_preprocess(half))
         run, given = override(start, sources)
+        run = _from_anywhere(run)
         given |= {key: "given" for key, value in (("model", model), ("recipe", recipe)) if value is not None} | given
         choices = build.derive(run, given, splits)
         choices.reasons.update({k: v for k, v in reasons.items() if k not in given})
@@ -103,6 +104,7 @@ def resume(folder: str | Path, *, settings: Mapping[str, Any] | None = None, all
     written = read_plain(place / "run.json")
     before = decode(Run, written.get("run"), f"{place / 'run.json'}: run")
     run, given = override(before, [dict(settings or {})])
+    run = _from_anywhere(run)
     with distributed.processes(torch.device(choose.device(run.train.device)[0])):
         splits = open_data(run.data)
         old = read_plain(place / "data.json") | build.settings(before)
@@ -120,6 +122,12 @@ def _train(run: Run, splits: Splits, folder: Path, allow: tuple[str, ...]) -> Tr
     built = build.objects(run, splits, folder, allow)
     done = train_objective(run.train, built.objective, built.batches, built.job)
     return Trained(folder, done.metrics, parallel.is_main())
+
+
+def _from_anywhere(run: Run) -> Run:
+    """The pictures are found again from another working folder."""
+    held_out = run.data.validation and str(Path(run.data.validation).absolute())
+    return replace(run, data=replace(run.data, path=str(Path(run.data.path).absolute()), validation=held_out))
 
 
 def _part(source: str | Path | Mapping[str, Any], tops: tuple[str, ...], drop: bool = False) -> dict[str, Any]:
