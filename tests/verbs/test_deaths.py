@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import files_of
@@ -14,6 +18,7 @@ from interrupted import (
     at_instants,
     at_operation,
     at_operations,
+    inside,
     one_save,
     operations,
     seeded_by_process,
@@ -21,6 +26,9 @@ from interrupted import (
     terminated,
     turning_points,
 )
+
+from tessella import durable
+from tessella.errors import BadInput
 
 MEMORY = "/dev/shm"  # another file system than that of the run
 
@@ -76,11 +84,46 @@ def test_sigterm_saves_and_leaves_with_143(trial: Trial, whom: str) -> None:
     assert same and 2 <= steps[-1] < 8
 
 
+def test_a_disk_full_for_one_save_costs_only_that_save(trial: Trial) -> None:
+    def strike(name: str, args: tuple[Any, ...], function: Callable[..., Any]) -> None:
+        if name == "write" and "step-000004" in os.readlink(f"/proc/self/fd/{args[0]}"):
+            function(args[0], bytes(args[1])[:7])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = trial.folder()
+    done = trial.begin(run, inside(run, strike)).wait()
+    assert done.code == 0 and "No space left on device" in done.err, done.err
+    assert files_of(run) == trial.expected
+    assert not list(run.rglob(".*")), "leftovers"
+
+
 def test_augmentation_by_process_is_seen(trial: Trial) -> None:
     """The mutation: drawn from the process, the views change with every restart, and so do the weights."""
     run = trial.folder()
     assert trial.begin(run, seeded_by_process).wait().code == 0
     assert files_of(run) != trial.expected
+
+
+def test_a_writer_in_place_is_seen(trial: Trial) -> None:
+    """The mutation: without the temporary sibling, a death in the middle of a save leaves half a state."""
+
+    def strike(name: str, args: tuple[Any, ...], function: Callable[..., Any]) -> None:
+        if "step-000004/optimizer" in str(args[0]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def in_place(target: Path, write: Callable[[Path], None]) -> None:
+        Path(target).mkdir(parents=True, exist_ok=True)
+        write(Path(target))
+
+    run = trial.folder()
+
+    def before() -> None:
+        durable.write_folder = in_place  # type: ignore[assignment]
+        inside(run, strike)()
+
+    assert trial.begin(run, before).wait().code == -signal.SIGKILL
+    with pytest.raises(BadInput, match=r"step-000004 cannot be loaded"):
+        sound(run)
 
 
 def test_damage_is_seen(trial: Trial) -> None:
