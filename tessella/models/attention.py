@@ -27,8 +27,8 @@ def attend(q_BATK: Tensor, k_BATK: Tensor, v_BATK: Tensor, dropout: float = 0.0)
 
 def _goes(q_BATK: Tensor) -> list[slice]:
     batch, heads, tokens, _ = q_BATK.shape
-    step = max(1, CACHED // (heads * tokens * tokens))
-    return [slice(i, i + step) for i in range(0, batch, step)]
+    goes = max(1, min(batch, round(batch * heads * tokens * tokens / CACHED)))
+    return [slice(i * batch // goes, (i + 1) * batch // goes) for i in range(goes)]
 
 
 def _like(x_BATK: Tensor) -> Tensor:

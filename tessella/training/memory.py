@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import resource
 import sys
+import traceback
 
 import torch
 
@@ -16,7 +17,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def release(device: torch.device) -> None:
+def release(device: torch.device, error: BaseException) -> None:
+    """The frames that the error went through still hold the activations."""
+    traceback.clear_frames(error.__traceback__)
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

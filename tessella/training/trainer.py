@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import parallel
-from ..errors import BadInput, DiskFull, Diverged, Stopped
+from ..errors import BadInput, DiskFull, Diverged, Stopped, TessellaError
 from ..objectives.objective import Batch, Objective
 from . import choose, distributed, memory, state
 from .batch import check, move, size, split
@@ -146,8 +146,8 @@ class Trainer:
         check(batch)
         while True:
             micros = split(batch, self.parts)
-            counts, totals = self._count(micros, stop)
-            if totals["stop"] > 0:
+            counts, totals, asked = self._count(micros, stop)
+            if asked:
                 return "stopped"
             try:
                 losses = self._gradients(step, micros, counts, totals)
@@ -172,15 +172,16 @@ class Trainer:
         self.clock.add(time.perf_counter() - began, waited, totals[""])
         return "done"
 
-    def _count(self, micros: list[Batch], stop: bool) -> tuple[list[dict[str, float]], dict[str, float]]:
-        """How many things each loss is a mean over: for every micro-batch here, and in all of the global batch."""
+    def _count(self, micros: list[Batch], stop: bool) -> tuple[list[dict[str, float]], dict[str, float], bool]:
+        """How many things each loss is a mean over: for every micro-batch here, and in all of the global batch. And
+        whether any rank was asked to stop: in the same exchange, so that all of them stop at the same step."""
         counts = [{"": float(size(m)), **self.objective.counts(m)} for m in micros]
         names = sorted(counts[0])
         local = [float(stop), *(sum(c[name] for c in counts) for name in names)]
         if parallel.active():
             kind = torch.float32 if self.device.type == "mps" else torch.float64
             local = parallel.sum_over_ranks(torch.tensor(local, dtype=kind, device=self.device)).tolist()
-        return counts, {"stop": local[0], **dict(zip(names, local[1:], strict=True))}
+        return counts, dict(zip(names, local[1:], strict=True)), local[0] > 0
 
     def _gradients(
         self, step: int, micros: list[Batch], counts: list[dict[str, float]], totals: dict[str, float]
@@ -194,12 +195,15 @@ class Trainer:
             share = {n: c * parallel.world() / totals[n] if totals[n] else 0.0 for n, c in counts[i].items()}
             with distributed.synchronised(self.call, i + 1 == len(micros)), self._autocast():
                 losses, metrics = self.call(self.finish(move(micro, self.device)), step / self.cfg.steps)
+                odd = share.keys() - losses.keys() - metrics.keys() - {""}
+                if odd:
+                    raise TessellaError(f"counts() names {', '.join(sorted(odd))}, but there is no such loss or metric")
                 weighted = {name: loss * share.get(name, share[""]) for name, loss in losses.items()}
                 total = torch.stack([v.float() for v in weighted.values()]).sum()
                 torch.autograd.backward(total)
             with torch.no_grad():
                 seen = weighted | {name: value * share.get(name, share[""]) for name, value in metrics.items()}
-                seen = {"loss": total} | seen if "loss" not in seen else seen
+                seen |= {"loss": total}
                 told = {name: told.get(name, 0.0) + value.detach().float() for name, value in seen.items()}
         return told
 
@@ -209,7 +213,7 @@ class Trainer:
     def _halve(self, samples: int, error: BaseException) -> None:
         """The same step again in smaller pieces; `forward` changed no state, and the seeds are the same."""
         self.optimizer.zero_grad(set_to_none=True)
-        memory.release(self.device)
+        memory.release(self.device, error)
         here = f"out of memory with micro-batches of {-(-samples // self.parts)}"
         if self.objective.whole_batch:
             cure = "this objective needs its batch whole: use smaller chunks inside it, or a smaller --train.batch"

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ranks import run_ranks
 from torch import Tensor
 from toys import Toy, toy_batches
 
-from tessella.errors import BadInput, DiskFull, Diverged, Stopped
+from tessella.errors import BadInput, DiskFull, Diverged, Stopped, TessellaError
 from tessella.training import Job, TrainConfig, state, train
 
 CFG: dict[str, Any] = {
@@ -62,6 +63,28 @@ def test_accumulation_without_counts_is_seen(monkeypatch: pytest.MonkeyPatch) ->
     whole = run()[0]
     monkeypatch.setattr(Toy, "counts", lambda self, batch: {})
     assert not close(whole, run(accumulate=3)[0])
+
+
+def test_a_misspelt_count_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Toy, "counts", lambda self, batch: {"thing": 3.0})
+    with pytest.raises(TessellaError, match="thing"):
+        run()
+
+
+def test_out_of_memory_lets_go_of_the_activations() -> None:
+    """What a failed attempt held must be free before the next one begins, or halving cannot help."""
+    held: list[Any] = []
+    alive: list[int] = []
+
+    class Holds(Toy):
+        def forward(self, batch: Any, progress: float) -> Any:
+            alive.append(sum(ref() is not None for ref in held))
+            activation = torch.zeros(1000)
+            held.append(weakref.ref(activation))
+            return super().forward(batch, progress)
+
+    train(TrainConfig(**CFG | {"steps": 1}), Holds(too_many=4), toy_batches(), Job(quiet=True))
+    assert len(alive) > 3 and not any(alive)
 
 
 def test_out_of_memory_halves_and_keeps_batch_and_loss() -> None:
