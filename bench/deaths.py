@@ -43,9 +43,10 @@ def operations(trial: trials.Trial, every: bool) -> list[Row]:
     done = trials.operations(trial)
     numbers = list(range(1, len(done) + 1)) if every else trials.turning_points(done)
     save = trials.one_save(done)
+    of_save = sorted(set(save) & set(numbers))
     rows = [
         measured("SIGKILL at an operation of the run", len(numbers), lambda: trials.at_operations(trial, numbers)),
-        measured("the same, TMPDIR elsewhere", len(numbers), lambda: trials.at_operations(trial, numbers, MEMORY)),
+        measured("of one save, TMPDIR elsewhere", len(of_save), lambda: trials.at_operations(trial, of_save, MEMORY)),
     ]
     some = random.Random(0).sample(save, 10)
     fewer = lambda: sum(trials.at_operation(trial, n, ("--workers", "1")) for n in some)  # noqa: E731
