@@ -82,6 +82,7 @@ def _decode_leaf(option: Any, plain: Any, where: str) -> Any:
     if option is Any:
         return plain
     if origin is Literal:
+        plain = "none" if plain is None and "none" in inner else plain  # typed on a command line it reads as None
         return next((v for v in inner if v == plain and type(v) is type(plain)), _NOTHING)
     if origin is tuple and isinstance(plain, (list, tuple)):
         if inner[-1] is Ellipsis:

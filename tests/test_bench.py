@@ -93,7 +93,7 @@ def test_demo_without_training(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ranks(tmp_path: Path) -> None:
-    figures = result("ranks", "--jobs", "classify", "--steps", "3", "--batch", "8", "--pictures", "80", out=tmp_path)
+    figures = result("two_ranks", "--jobs", "classify", "--steps", "3", "--batch", "8", "--pictures", "80", out=tmp_path)
     found = figures["jobs"]["classify"]
     assert len(found["one"]) == len(found["two"]) == 3
     assert found["apart"] < 1e-5 < 1e-4 < found["control"]
@@ -144,7 +144,7 @@ def test_demo_reads_what_the_verb_prints(bench: Any) -> None:
 
 
 def test_ranks_compare_each_step(bench: Any) -> None:
-    ranks = bench("ranks")
+    ranks = bench("two_ranks")
     assert ranks.apart([2.0, 1.0], [2.0, 1.1]) == pytest.approx(0.1)
     with pytest.raises(SystemExit, match="nothing to compare"):
         ranks.apart([1.0, 2.0], [1.0])

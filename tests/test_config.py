@@ -197,3 +197,12 @@ def test_no_settings_class_has_a_field_called_type() -> None:
     walk(run)
     assert len(seen) > 6
     assert decode(Run, json.loads(json.dumps(encode(run)))) == run
+
+
+def test_none_as_a_word_where_it_is_one() -> None:
+    """`--data.augment.crop none` reads as None, but means the choice of that name."""
+    hint = Literal["pad", "none"]
+    assert decode(hint, parse_value("none")) == "none"
+    assert decode(hint | None, parse_value("none")) is None
+    with pytest.raises(BadInput):
+        decode(Literal["pad", "resized"], None)

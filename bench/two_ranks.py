@@ -153,7 +153,7 @@ def main() -> None:
         if f["control"] < 10 * BAR:
             raise SystemExit(f"{name}: another learning rate makes no difference, so equal losses prove nothing")
     record.show(judged)
-    record.keep(asked, "ranks", {"jobs": found, "batch": asked.batch, "verdicts": judged})
+    record.keep(asked, "two_ranks", {"jobs": found, "batch": asked.batch, "verdicts": judged})
 
 
 if __name__ == "__main__":
