@@ -29,7 +29,6 @@ from tessella.training import state
 from tessella.training.log import Log
 
 Before = Callable[[], object]
-SETTINGS = words(DISTURBED)
 
 
 @dataclass
@@ -37,6 +36,7 @@ class Trial:
     """One data folder, the undisturbed run's files, and runs to disturb beside it."""
 
     place: Path
+    steps: int = 8
     fresh: bool = False  # each command in a Python of its own, instead of a fork of this one
     data: str = ""
     expected: dict[str, str] | None = None
@@ -63,8 +63,9 @@ class Trial:
 
     def begin(self, run: Path, before: Before | None = None) -> Started:
         where = ("--folder", run.parent, "--name", run.name)
+        settings = words(DISTURBED | {"train.steps": self.steps})
         return commands.start(
-            "train", "photos", *SETTINGS, *where, before=before, place=self.place, fresh=self.fresh and before is None
+            "train", "photos", *settings, *where, before=before, place=self.place, fresh=self.fresh and before is None
         )
 
     def go_on(self, run: Path, *more: str, before: Before | None = None) -> Started:
@@ -82,7 +83,9 @@ class Trial:
         assert done.code == 0 and "passed over" not in done.err, done.err
         assert hash_of(self.place / "photos") == self.data, "the data folder was touched"
         same = files_of(run) == self.expected
-        assert [row["step"] for row in rows(run) if "loss" in row] == list(range(8)), "the log has gaps or repeats"
+        assert [row["step"] for row in rows(run) if "loss" in row] == list(range(self.steps)), (
+            "the log has gaps or repeats"
+        )
         shutil.rmtree(run.parent)
         for file in self.place.glob(".said-*"):
             file.unlink()
@@ -109,19 +112,24 @@ def sound(run: Path) -> list[int]:
 # -- at an instant -----------------------------------------------------------------------------------------------------
 
 
-def at_instants(trial: Trial, count: int, seed: int, number: int = signal.SIGKILL) -> Iterator[tuple[bool, int, int]]:
-    """(ended as the undisturbed run, steps in its newest state, exit code), for each seeded instant."""
+def at_instants(trial: Trial, count: int, seed: int) -> Iterator[tuple[bool, int]]:
+    """(ended as the undisturbed run, steps in its newest state when it died), for each of `count` deaths."""
     instants = random.Random(seed)
-    for _ in range(count):
+    while count:
         run = trial.folder()
         running = trial.begin(run)
         wait_for(lambda: (run / "run.json").is_file() or running.ended())  # noqa: B023
-        delay = instants.uniform(0, trial.life)
-        wait_for(running.ended, delay)
-        running.kill(number)
+        wait_for(running.ended, instants.uniform(0, trial.life))
+        running.kill()
         code = running.wait().code
         steps = sound(run)
-        yield trial.finish(run), max(steps, default=0), code
+        same = trial.finish(run)
+        if code == -signal.SIGKILL:  # else it was quicker than the undisturbed run, and had ended: another one
+            yield same, max(steps, default=0)
+            count -= 1
+        else:
+            assert code == 0 and same
+            trial.life *= 0.8
 
 
 def again_and_again(trial: Trial, seed: int, times: int) -> bool:

@@ -45,9 +45,7 @@ def done(trial: Trial) -> list[str]:
 
 
 def test_killed_at_instants(trial: Trial) -> None:
-    found = list(at_instants(trial, 3, seed=1))
-    assert all(same for same, _, _ in found)
-    assert {code for _, _, code in found} <= {-signal.SIGKILL, 0}
+    assert [same for same, _ in at_instants(trial, 3, seed=1)] == [True] * 3
 
 
 def test_killed_again_and_again(trial: Trial) -> None:
@@ -144,8 +142,8 @@ def test_damage_is_seen(trial: Trial) -> None:
 
 @pytest.mark.slow
 def test_killed_at_twenty_instants(tmp_path: Path) -> None:
-    trial = Trial(tmp_path, fresh=True).prepare()
-    assert [same for same, _, _ in at_instants(trial, 20, seed=0)] == [True] * 20
+    trial = Trial(tmp_path, steps=40, fresh=True).prepare()
+    assert [same for same, _ in at_instants(trial, 20, seed=0)] == [True] * 20
 
 
 @pytest.mark.slow
