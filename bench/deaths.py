@@ -1,8 +1,9 @@
 """A training run killed at random instants, and at the file operations of its saves, ends with the undisturbed weights.
 
 The run: `tessella train` on 42 small pictures with two workers, augmentation, dropout, averaged weights, accumulation;
-8 steps (40 where the instant is random), a state every second. After each death every state and model that can be seen is checked, the run is gone on
-with, and the bytes of its model and its last state are compared with those of the run that nobody disturbed.
+8 steps (40 where the instant is random), a state every second. After each death every state and model that can be seen
+is checked, the run is gone on with, and the bytes of its model and its last state are compared with those of the run
+that nobody disturbed.
 """
 
 from __future__ import annotations
