@@ -83,3 +83,16 @@ def test_one_process_is_the_identity() -> None:
         assert torch.equal(found, x) and not found.requires_grad
         found.zero_()
     assert torch.equal(x, share(0)), "a collective gives a new tensor"
+
+
+def test_each_process_of_a_machine_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *args, **options: None)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    for device in ("cuda", "cuda:0", "cpu"):  # one that was named is taken as it is
+        with distributed.processes(torch.device(device)):
+            pass
+    assert taken == [1]

@@ -25,6 +25,8 @@ def processes(device: torch.device, seconds: float = 600.0) -> Iterator[None]:
     if parallel.active() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
+    if device.type == "cuda" and device.index is None:  # else all processes of a machine would share its first GPU
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=seconds))
     try:
         yield
