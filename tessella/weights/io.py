@@ -151,8 +151,20 @@ def _some(names: Iterable[str]) -> str:
 
 def read_model(folder: Path | str) -> tuple[Card, dict[str, Tensor]]:
     """The card, and the tensors under the network's names in memory; every byte is checked against the card."""
-    durable.recover(folder)
-    card = cards.read(folder)
+    while True:  # a training may put a newer model in its place while we read: then card and weights are of two models
+        durable.recover(folder)
+        card = cards.read(folder)
+        try:
+            found = _read_as(folder, card)
+        except BadInput:
+            if cards.read(folder).files == card.files:
+                raise
+            continue
+        if cards.read(folder).files == card.files:
+            return found
+
+
+def _read_as(folder: Path | str, card: Card) -> tuple[Card, dict[str, Tensor]]:
     if card.kind != "network" or WEIGHTS not in card.files:
         raise BadInput(f"{folder} is an {card.kind} or lists no {WEIGHTS}; give the folder of a network")
     cards.verify(folder, card)

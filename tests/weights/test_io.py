@@ -334,3 +334,19 @@ def test_a_full_disk_leaves_the_old_model(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(DiskFull, match="make room"):
             write_model(tmp_path / "model", toy(2), PLAIN)
     assert equal(read_model(tmp_path / "model")[1], toy(1)) and os.listdir(tmp_path) == ["model"]
+
+
+def test_a_model_replaced_between_card_and_weights_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(tmp_path / "model", toy(1), PLAIN)
+    verify, times = cards.verify, []
+
+    def late(folder: Path, card: Any) -> None:
+        times.append(1)
+        if len(times) == 1:
+            write_model(tmp_path / "model", toy(2), PLAIN)
+        verify(folder, card)
+
+    monkeypatch.setattr(cards, "verify", late)
+    assert equal(read_model(tmp_path / "model")[1], toy(2)) and len(times) == 2
