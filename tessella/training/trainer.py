@@ -27,7 +27,7 @@ from .diagnose import diagnose
 from .ema import Average
 from .log import Log, Row
 from .optim import make_optimizer
-from .refuse import refuse
+from .refuse import refuse, refuse_values
 from .schedule import learning_rate
 from .seeds import reseed
 from .stop import StopSignal
@@ -57,6 +57,9 @@ class TrainConfig:
     evaluate_every: int = 0  # steps; 0: at the end only
     save_every: int = 500  # steps; the last step is always saved
     keep: int = 2  # states kept
+
+    def __post_init__(self) -> None:
+        refuse_values(vars(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +98,12 @@ def train(
         with Log(job.folder, cfg.steps, job.quiet).start(start) as log:
             for step in range(start, cfg.steps):
                 waited = time.perf_counter()
-                batch = next(stream)
+                batch = next(stream, None)
+                if batch is None:
+                    raise BadInput(f"the batches end before step {step} of {cfg.steps}; batches(start) must go on")
                 waited = time.perf_counter() - waited
                 if trainer.step(step, batch, stop.asked, waited) == "stopped":
-                    trainer.save(step)
+                    trainer.save(step, last=True)
                     raise Stopped(f"stopped after step {step}; the state is saved, go on with --resume")
                 last = step + 1 == cfg.steps
                 if last or step % cfg.log_every == 0:
@@ -277,7 +282,7 @@ class Trainer:
 
     # -- state ------------------------------------------------------------------------------------------------------
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, last: bool = False) -> None:
         """The state, then the model that ships; each appears whole or not at all."""
         if self.job.folder is not None:
             tensors = {"objective": distributed.whole(dict(self.objective.state_dict()))}
@@ -285,12 +290,13 @@ class Trainer:
             if self.average is not None:
                 tensors["average"] = distributed.whole(self.average.tensors)
             facts = {"identity": dict(self.job.identity), "parts": self.parts, "metrics": self.metrics}
+            facts["accumulate"] = self.cfg.accumulate
             snapshot, folder = state.Snapshot(step, tensors, facts), self.job.folder / "state"
-            if self._no_room(lambda: state.save(folder, snapshot, self.cfg.keep), step):
+            if self._no_room(lambda: state.save(folder, snapshot, self.cfg.keep), step, last):
                 return
         self.ship(step)
 
-    def _no_room(self, write: Callable[[], Any], step: int) -> bool:
+    def _no_room(self, write: Callable[[], Any], step: int, last: bool) -> bool:
         """A full disk costs nothing that is there: the run goes on, and stops when it could not save three times."""
 
         def attempt() -> str:
@@ -302,7 +308,7 @@ class Trainer:
 
         problem = parallel.gather_objects(distributed.on_every_rank(attempt))[0]
         self.unsaved = self.unsaved + 1 if problem else 0
-        if self.unsaved == 3 or (problem and step == self.cfg.steps):
+        if self.unsaved == 3 or (problem and (last or step == self.cfg.steps)):
             raise DiskFull(f"{problem}; the last whole state is kept, make room and go on with --resume")
         if problem:
             self._notes.append(f"step {step} is not saved: {problem}; trying again at the next save")
@@ -321,7 +327,11 @@ class Trainer:
             return 0
         snapshot = state.load(found)
         state.refuse_changes(snapshot.facts["identity"], dict(self.job.identity), self.job.allow)
-        self.parts, self.metrics = snapshot.facts["parts"], snapshot.facts["metrics"]
+        if snapshot.step > self.cfg.steps:
+            raise BadInput(f"{found} is beyond train.steps, {self.cfg.steps}; give at least {snapshot.step}")
+        self.metrics = snapshot.facts["metrics"]
+        if snapshot.facts.get("accumulate", self.cfg.accumulate) == self.cfg.accumulate:  # else somebody asked anew
+            self.parts = min(snapshot.facts["parts"], self.cfg.batch // parallel.world())  # the same on each rank
         distributed.fill(dict(self.objective.state_dict()), snapshot.tensors["objective"], "objective")
         if self.average is not None:
             distributed.fill(self.average.tensors, snapshot.tensors["average"], "average")

@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import weakref
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -234,3 +235,47 @@ def test_changed_identity_is_refused_key_by_key(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"data\.train"):
         run(tmp_path, job={"identity": changed, "allow": ("classes",)})
     run(tmp_path, job={"identity": changed, "allow": ("classes", "data.train")})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [(key, 0) for key in ("steps", "batch", "accumulate", "log_every", "save_every", "keep", "clip", "layer_decay")]
+    + [("warmup", -1), ("evaluate_every", -1), ("lr", math.nan), ("lr", -1.0), ("lr", math.inf), ("min_lr", -1.0)]
+    + [("weight_decay", -0.1), ("betas", (0.9, 1.0)), ("betas", (-0.1, 0.9)), ("ema", 1.0), ("ema", 1.5)],
+)
+def test_numbers_that_mean_nothing_are_refused(key: str, value: Any) -> None:
+    with pytest.raises(BadInput, match=rf"train\.{key} is .*; give "):
+        TrainConfig(**{key: value})
+
+
+def test_a_stop_that_cannot_be_saved_says_so(tmp_path: Path, monkeypatch: Any) -> None:
+    """A stop does not claim that the state is saved when the disk was full."""
+
+    def full(folder: Path, snapshot: state.Snapshot, keep: int) -> Path:
+        raise DiskFull("no room")
+
+    monkeypatch.setattr(state, "save", full)
+
+    def batches(start: int) -> Any:
+        for step, batch in enumerate(toy_batches()(start), start):
+            if step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    with pytest.raises(DiskFull, match="no room"):
+        train(TrainConfig(**CFG), Toy(), batches, Job(folder=tmp_path, quiet=True))
+
+
+def test_accumulation_asked_anew_on_resuming_counts(tmp_path: Path) -> None:
+    """The state keeps the parts that a lack of memory led to, not those that somebody has changed since."""
+    for steps, accumulate, parts in ((2, 1, 1), (4, 3, 3), (6, 3, 3), (8, 1, 1)):
+        run(tmp_path, steps=steps, accumulate=accumulate)
+        assert state.load(tmp_path / "state" / f"step-{steps:06d}").facts["parts"] == parts
+
+
+def test_fewer_steps_than_done_and_batches_that_end_are_refused(tmp_path: Path) -> None:
+    run(tmp_path, steps=4)
+    with pytest.raises(BadInput, match="at least 4"):
+        run(tmp_path, steps=3)
+    with pytest.raises(BadInput, match="end before step 2"):
+        train(TrainConfig(**CFG), Toy(), lambda start: islice(toy_batches()(start), 2), Job(quiet=True))
