@@ -59,6 +59,10 @@ class Run:
     preprocess: Preprocess | None = None  # None: from the architecture
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        if not (self.epochs > 0 and self.size >= 0):
+            raise BadInput(f"epochs is {self.epochs:g}, size {self.size}; give epochs > 0 and size >= 0")
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -79,6 +83,9 @@ def derive(run: Run, given: dict[str, str], splits: Splits) -> Choices:
         return value
 
     t, n = run.train, len(splits.train.ids)
+    if given.get("model.classes") and run.model.classes != len(splits.classes):
+        what = f"model.classes is {run.model.classes}, but the data has {len(splits.classes)} class folders"
+        raise BadInput(f"{what}; leave it out, it follows from the data")
     model, preprocess = _sized(run, len(splits.classes))
     batch = choose_("train.batch", _batch(t.batch, n), f"{n} training pictures", t.batch)
     steps = choose_(

@@ -143,7 +143,9 @@ def open_folder(
         return Splits(train, val, classes, notes + said)
     if not val_share:
         return Splits(train, None, classes, [*notes, "no validation pictures: val_share is 0"])
-    train, val = split(train, val_share, seed)
+    everything, (train, val) = train, split(train, val_share, seed)
+    if not len(val):
+        return Splits(everything, None, classes, [*notes, "no validation pictures: each class has one only"])
     total = len(train) + len(val)
     notes.append(f"no validation folder: {len(val):,} of {total:,} pictures held out, the same share of each class")
     alone = sorted(set(train.labels_present()) - set(val.labels_present()))

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import BadInput
 from ..models.classifier import Classifier
 from .objective import Batch, Losses, Metrics, Objective
 
@@ -18,6 +19,10 @@ from .objective import Batch, Losses, Metrics, Objective
 @dataclass(frozen=True, kw_only=True)
 class ClassifyConfig:
     smoothing: float = 0.1  # share of each target spread evenly over all classes
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smoothing < 1:
+            raise BadInput(f"objective.smoothing is {self.smoothing}; give a share in [0, 1)")
 
 
 class Classify(Objective):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as _json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,8 +17,10 @@ def predict(
     source: str | Path, pictures: Sequence[str | Path], *, top: int = 5, like: str | None = None, device: str = "auto"
 ) -> list[Prediction]:
     """Every picture gets an answer, in the order given; one that cannot be read is an error that names it."""
-    files = open_pictures(pictures).source.ids
-    return load(source, like, choose.device(device)[0]).predict(files, top=top)
+    opened = open_pictures(pictures)
+    for note in opened.notes:
+        print(note, file=sys.stderr)
+    return load(source, like, choose.device(device)[0]).predict(opened.source.ids, top=top)
 
 
 def tell(found: list[Prediction], json: bool) -> None:

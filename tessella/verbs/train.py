@@ -112,7 +112,7 @@ def resume(folder: str | Path, *, settings: Mapping[str, Any] | None = None, all
         if len(splits.classes) != run.model.classes:
             there, here = run.model.classes, len(splits.classes)
             raise BadInput(f"the model has {there} classes and the data {here}; a new number needs a new run")
-        if parallel.is_main() and given:
+        if parallel.is_main() and (given or allow):  # what was allowed is the run from now on
             _write(place, run, written.get("origins", {}) | given, splits)
         parallel.barrier()
         return _train(run, splits, place, allow)
@@ -157,6 +157,10 @@ def _start(draft: Run, recipe: str | None, model: str | None, splits: Splits) ->
 
 def _new_folder(run: Run) -> Path:
     """runs/photos-1, or the next free number; a name that was given is never written over. The same on all ranks."""
+
+    data = Path(run.data.path).resolve()
+    if data in (Path(run.folder).resolve(), *Path(run.folder).resolve().parents):
+        raise BadInput(f"{run.folder} lies in the data folder {data}, which is only read; set --folder elsewhere")
 
     def make() -> str:
         stem = run.name or Path(run.data.path).name or "run"

@@ -90,3 +90,12 @@ def test_the_demo_from_end_to_end(tmp_path: Path) -> None:
     assert re.search(r"^6 pictures · top-1 [\d.]+ %", done.out, re.MULTILINE)
     assert (tmp_path / told["model"] / "model.safetensors").is_file()
     assert json.loads((tmp_path / told["log"]).read_text().splitlines()[0])["step"] == 0
+
+
+def test_predict_says_what_it_left_out(world: World, tmp_path: Path) -> None:
+    (tmp_path / "mixed").mkdir()
+    first = sorted(world.photos.rglob("*.png"))[0]
+    (tmp_path / "mixed" / "a.png").write_bytes(first.read_bytes())
+    (tmp_path / "mixed" / "b.heic").write_bytes(b"x")
+    done = commands.run("predict", world.run, tmp_path / "mixed", place=tmp_path)
+    assert done.code == 0 and len(done.out.splitlines()) == 1 and ".heic 1" in done.err

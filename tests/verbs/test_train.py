@@ -185,3 +185,27 @@ def test_the_card_says_where_the_model_comes_from(world: World) -> None:
     card = ts.load(world.run).card
     assert card.heads[0].classes == ("circle", "square", "triangle") and card.provenance["step"] == 8
     assert card.provenance["seed"] == 0 and card.metrics["top1"] >= 0 and "model.safetensors" in card.files
+
+
+def test_the_run_does_not_go_into_the_data_folder(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`cd photos; tessella train .`: runs/ would be a class of the next run."""
+    before = sorted(os.listdir(world.photos))
+    monkeypatch.chdir(world.photos)
+    with pytest.raises(BadInput, match="--folder"):
+        ts.train(".", settings=SMALL)
+    assert sorted(os.listdir(world.photos)) == before
+
+
+def test_numbers_that_the_data_contradicts_are_refused(world: World) -> None:
+    for settings in ({"model.classes": 5}, {"epochs": -1}, {"size": -8}, {"objective.smoothing": 3}):
+        with pytest.raises(BadInput, match=next(iter(settings)).split(".")[-1]):
+            ts.train(world.photos, settings={**SMALL, **settings})
+
+
+def test_one_picture_a_class_trains_without_validation(world: World, tmp_path: Path) -> None:
+    for name in sorted(os.listdir(world.photos))[:2]:
+        (tmp_path / "few" / name).mkdir(parents=True)
+        first = sorted((world.photos / name).iterdir())[0]
+        shutil.copy(first, tmp_path / "few" / name / first.name)
+    run = ts.train(tmp_path / "few", model="vit_n4", settings=SMALL)
+    assert run.metrics == {} and (run.folder / "model" / "model.json").is_file()
