@@ -60,7 +60,7 @@ _NOTHING = object()
 
 def _decode_dataclass(classes: dict[str, type], plain: dict[str, Any], where: str) -> Any:
     kind = plain.get(TAG) or (next(iter(classes)) if len(classes) == 1 else None)
-    if kind not in classes:
+    if not isinstance(kind, str) or kind not in classes:
         raise BadInput(f"{where}.{TAG} is {kind!r}; choose one of {', '.join(sorted(classes))}")
     cls = classes[kind]
     hints = get_type_hints(cls)

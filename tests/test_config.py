@@ -206,3 +206,10 @@ def test_none_as_a_word_where_it_is_one() -> None:
     assert decode(hint | None, parse_value("none")) is None
     with pytest.raises(BadInput):
         decode(Literal["pad", "resized"], None)
+
+
+def test_a_tag_that_is_no_text_is_refused() -> None:
+    from tessella.models.architecture import ClassifierConfig
+
+    with pytest.raises(BadInput, match=r"pool\.type"):
+        decode(ClassifierConfig, {"pool": {"type": ["PoolConfig"]}})

@@ -53,6 +53,11 @@ class ViTConfig:
     def __post_init__(self) -> None:
         for name in ("patch_size", "channels", "width", "depth", "heads", "stem_convs"):
             _require(getattr(self, name) >= 1, f"model.{name} is {getattr(self, name)}; it must be at least 1")
+        _require(self.registers >= 0, f"model.registers is {self.registers}; it must be at least 0")
+        _require(self.size_of_head >= 1, f"model.head_size is {self.head_size}; heads need at least 1 feature each")
+        _require(self.hidden >= 1, f"model.mlp_ratio is {self.mlp_ratio}; the MLP needs at least 1 feature")
+        for name in ("norm_eps", "rotary_base"):
+            _require(getattr(self, name) > 0, f"model.{name} is {getattr(self, name)}; it must be above 0")
         for name in ("position_dropout", "projection_dropout", "mlp_dropout", "attention_dropout", "drop_path"):
             rate = getattr(self, name)
             _require(0 <= rate < 1, f"model.{name} is {rate}; it is a share, at least 0 and below 1")

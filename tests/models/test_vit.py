@@ -356,3 +356,12 @@ def test_bf16_autocast_is_close_to_fp32() -> None:
         rough = vit(images)
     assert (rough.patches.float() - right.patches).abs().max() < 0.05 * right.patches.abs().max()
     assert vit.embed(images)[1] != Place()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("registers", -1), ("head_size", 0), ("mlp_ratio", 0.0), ("norm_eps", -1.0), ("rotary_base", 0.0)],
+)
+def test_an_edited_card_with_impossible_numbers_is_refused(key: str, value: float) -> None:
+    with pytest.raises(BadInput, match=key):
+        ViTConfig(**{key: value})
