@@ -39,9 +39,23 @@ def _from_folder(path: Path, device: str) -> Model:
     if not (folder / "model.json").is_file():
         raise BadInput(f"{path} holds no model.json and no model/ folder; has the run saved a model yet?")
     card, tensors = read_model(folder)
-    built = network(card.architecture, empty=True)
+    _refuse_contradictions(card, folder)
+    try:
+        built = network(card.architecture, empty=True)
+    except (RuntimeError, MemoryError) as error:
+        reason = " ".join(str(error).split()[:12])
+        raise BadInput(f"{folder}: the architecture in model.json cannot be built ({reason}); was it edited?") from None
     load_into(built, tensors)
     return Model(built, card, device)
+
+
+def _refuse_contradictions(card: Card, folder: Path) -> None:
+    """What was edited by hand must not give a class another's name."""
+    if "image" not in card.preprocess:
+        raise BadInput(f"{folder}: model.json has no preprocess.image; without it no picture can be prepared")
+    outputs, names = card.architecture.get("classes"), len(card.heads[0].classes) if card.heads else 0
+    if outputs is not None and outputs != names:
+        raise BadInput(f"{folder}: model.json names {names} classes for {outputs} outputs; give one name an output")
 
 
 def _from_file(path: Path, like: str | None, device: str) -> Model:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import commands
 import numpy as np
@@ -200,3 +202,21 @@ def test_settings_given_as_in_the_tour(world: World, tmp_path: Path) -> None:
     m = run.load()
     assert m.card.architecture["backbone"]["width"] == 24 and m.preprocess.size == (32, 32)
     assert [len(p.names) for p in m.predict(world.photos / "val" / "circle" / "00.png")] == [3]
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (lambda card: card["heads"][0]["classes"].pop(), "classes for"),
+        (lambda card: card.update(heads=[]), "names 0 classes"),
+        (lambda card: card.update(preprocess={}), "preprocess.image"),
+        (lambda card: card["architecture"]["backbone"].update(width=10**9, heads=1), "cannot be built"),
+    ],
+)
+def test_a_card_edited_against_its_weights_is_refused(trained: Trained, tmp_path: Path, edit: Any, told: str) -> None:
+    shutil.copytree(trained.folder / "model", tmp_path / "model")
+    card = json.loads((tmp_path / "model" / "model.json").read_text())
+    edit(card)
+    (tmp_path / "model" / "model.json").write_text(json.dumps(card))
+    with pytest.raises(BadInput, match=told):
+        load(tmp_path / "model")
