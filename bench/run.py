@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-COMMANDS = ("matmul", "attention", "step", "start", "demo", "two_ranks", "deaths")  # in the order in which `all` runs them
+COMMANDS = ("matmul", "attention", "step", "start", "demo", "two_ranks", "deaths")  # in the order of `all`
 
 
 def claim(name: str) -> str:

@@ -93,7 +93,9 @@ def test_demo_without_training(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ranks(tmp_path: Path) -> None:
-    figures = result("two_ranks", "--jobs", "classify", "--steps", "3", "--batch", "8", "--pictures", "80", out=tmp_path)
+    figures = result(
+        "two_ranks", "--jobs", "classify", "--steps", "3", "--batch", "8", "--pictures", "80", out=tmp_path
+    )
     found = figures["jobs"]["classify"]
     assert len(found["one"]) == len(found["two"]) == 3
     assert found["apart"] < 1e-5 < 1e-4 < found["control"]
