@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from .. import parallel
-from ..errors import BadInput, TessellaError
+from ..errors import BadInput, Stopped, TessellaError
 from ..objectives.objective import Objective, Tower
 
 
@@ -29,7 +29,12 @@ def processes(device: torch.device, seconds: float = 600.0) -> Iterator[None]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=seconds))
     try:
-        yield
+        try:
+            yield
+        except Stopped:
+            dist.barrier()  # all ranks stop at the same step
+            raise
+        dist.barrier()  # a rank that left before the others made them abort: 3 of 12 runs, with this 0 of 12
     finally:
         dist.destroy_process_group()
 
