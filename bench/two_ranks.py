@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30, help="(default %(default)s)")
     parser.add_argument("--batch", type=int, default=64, help="global, of classify (default %(default)s)")
     parser.add_argument("--pictures", type=int, default=640, help="of classify (default %(default)s)")
-    parser.add_argument("--lr", type=float, default=2e-3, help="(default %(default)s)")
+    parser.add_argument("--lr", type=float, default=1e-3, help="(default %(default)s)")
     parser.add_argument("--inside", default=None, help=argparse.SUPPRESS)
     parser.add_argument("--write", type=Path, default=None, help=argparse.SUPPRESS)
     asked = parser.parse_args()
