@@ -95,6 +95,10 @@ def derive(run: Run, given: dict[str, str], splits: Splits) -> Choices:
         "train.lr", t.lr * math.sqrt(batch / t.batch), f"the recipe's {t.lr:g} at batch {t.batch}, by square root", t.lr
     )
     warmup = choose_("train.warmup", min(t.warmup, max(1, steps // 10)), "at most a tenth of the run", t.warmup)
+    if warmup >= steps > 1:
+        raise BadInput(
+            f"train.warmup is {warmup}, and the run has {steps} steps only; give fewer, or more --train.steps"
+        )
     evaluate = choose_(
         "train.evaluate_every", max(1, math.ceil(n / batch)), "once a pass, at most 20 times", t.evaluate_every
     )

@@ -257,6 +257,19 @@ def _lock(handle: int) -> bool | None:
     return True
 
 
+def hold(path: Path | str) -> int:
+    """An open handle; until it is closed no other process can hold the same file. The lock is of the process, not of
+    its children: a killed trainer frees it though its loaders still live."""
+    handle = os.open(path, os.O_RDWR)
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            os.close(handle)
+            raise BadInput(f"{Path(path).parent} is in use by another process; wait for it, or stop it") from None
+    return handle
+
+
 def _abandoned(path: Path, pid: int) -> bool:
     """No living writer holds it."""
     try:

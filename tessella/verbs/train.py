@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from ..build import Choices, Run
 from ..config import TAG, decode, encode, flatten, nearest, override, read_plain
 from ..data.source import Splits, open_data
 from ..data.survey import median_side
-from ..durable import remove_folder, write_file
+from ..durable import hold, remove_folder, write_file
 from ..errors import BadInput
 from ..models.presets import PRESETS, classifier
 from ..recipes.compact import compact
@@ -119,9 +121,21 @@ def resume(folder: str | Path, *, settings: Mapping[str, Any] | None = None, all
 
 
 def _train(run: Run, splits: Splits, folder: Path, allow: tuple[str, ...]) -> Trained:
-    built = build.objects(run, splits, folder, allow)
-    done = train_objective(run.train, built.objective, built.batches, built.job)
-    return Trained(folder, done.metrics, parallel.is_main())
+    with _alone(folder):
+        built = build.objects(run, splits, folder, allow)
+        done = train_objective(run.train, built.objective, built.batches, built.job)
+        return Trained(folder, done.metrics, parallel.is_main())
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two trainers in one run folder would each save over the other's states."""
+    held = distributed.on_every_rank(lambda: hold(folder / "data.json"))
+    try:
+        yield
+    finally:
+        if held is not None:
+            os.close(held)
 
 
 def _from_anywhere(run: Run) -> Run:

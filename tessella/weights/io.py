@@ -27,6 +27,7 @@ from .table import rename
 WEIGHTS = "model.safetensors"
 _WRAPPERS = ("model", "state_dict", "model_state_dict")  # keys under which training scripts put the weights
 _SHOWN = 5  # names in an error
+LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}  # left by file browsers; no loss
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def _refuse_strangers(folder: Path) -> None:
     """A model folder is replaced as a whole, so it must hold nothing but a model."""
     if not folder.is_dir():
         return
-    there = set(os.listdir(folder))
+    there = set(os.listdir(folder)) - LITTER
     ours = {cards.NAME, WEIGHTS} if cards.NAME in there else set()
     if there - ours:
         raise BadInput(f"{folder} holds {_some(there - ours)}, which writing a model would remove; name another folder")

@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -209,3 +211,25 @@ def test_one_picture_a_class_trains_without_validation(world: World, tmp_path: P
         shutil.copy(first, tmp_path / "few" / name / first.name)
     run = ts.train(tmp_path / "few", model="vit_n4", settings=SMALL)
     assert run.metrics == {} and (run.folder / "model" / "model.json").is_file()
+
+
+def test_a_warm_up_longer_than_the_run_is_refused(world: World) -> None:
+    with pytest.raises(BadInput, match=r"train\.warmup"):
+        ts.train(world.photos, settings={**SMALL, "train.steps": 4, "train.warmup": 4})
+
+
+def test_a_run_folder_has_one_trainer_at_a_time(world: World) -> None:
+    """The second one is refused while the first one lives, and may come once it is dead."""
+    run = ts.train(world.photos, settings=SMALL)
+    program = (
+        "import sys, time; from tessella.durable import hold; hold(sys.argv[1]); print(1, flush=True); time.sleep(60)"
+    )
+    first = subprocess.Popen([sys.executable, "-c", program, run.folder / "data.json"], stdout=subprocess.PIPE)
+    try:
+        assert first.stdout is not None and first.stdout.readline()
+        with pytest.raises(BadInput, match="in use by another process"):
+            ts.resume(run.folder)
+    finally:
+        first.kill()
+        first.wait()
+    assert ts.resume(run.folder).metrics == run.metrics

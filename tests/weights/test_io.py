@@ -268,6 +268,8 @@ def test_a_folder_of_other_things_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"photos holds a\.jpg, which writing a model would remove"):
         write_model(tmp_path / "photos", toy(1), PLAIN)
     write_model(tmp_path / "model", toy(1), PLAIN)
+    (tmp_path / "model" / ".DS_Store").write_bytes(b"0")
+    write_model(tmp_path / "model", toy(1), PLAIN)  # what a file browser left stops no run
     (tmp_path / "model" / "notes.txt").write_text("mine")
     with pytest.raises(BadInput, match=r"holds notes\.txt"):
         write_model(tmp_path / "model", toy(2), PLAIN)
