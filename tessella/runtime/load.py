@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from torch import Tensor
@@ -68,7 +69,11 @@ def _from_file(path: Path, like: str | None, device: str) -> Model:
     cfg = classifier(like, classes)
     built = network(encode(cfg), empty=True)
     load_into(built, rename(tensors, native.from_file(encode(cfg), tensors)))
-    return Model(built, _card(cfg, path, tensors), device)
+    card = _card(cfg, path, tensors)
+    side = " x ".join(str(n) for n in card.preprocess["image"].size)
+    told = f"assumed {side} px, crop 0.9, bicubic, ImageNet's mean and deviation, and classes by number"
+    print(f"{path.name} holds weights only: {told}", file=sys.stderr)
+    return Model(built, card, device)
 
 
 def _card(cfg: ClassifierConfig, path: Path, tensors: dict[str, Tensor]) -> Card:
@@ -76,7 +81,7 @@ def _card(cfg: ClassifierConfig, path: Path, tensors: dict[str, Tensor]) -> Card
     head = Head(name="label", task="classify", classes=tuple(f"class {i}" for i in range(cfg.classes)))
     image = Preprocess(
         size=cfg.backbone.size,
-        crop=0.875,
+        crop=0.9,  # as DeiT and AugReg
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
         channels=cfg.backbone.channels,
