@@ -321,7 +321,7 @@ def test_as_a_real_process(world: World) -> None:
 def test_interrupt_leaves_with_130(world: World, tmp_path: Path) -> None:
     def before() -> None:
         def now() -> object:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
             return None
 
         from tessella.verbs import doctor

@@ -32,9 +32,9 @@ def processes(device: torch.device, seconds: float = 600.0) -> Iterator[None]:
         try:
             yield
         except Stopped:
-            dist.barrier()  # all ranks stop at the same step
+            parallel.barrier()  # all ranks stop at the same step
             raise
-        dist.barrier()  # a rank that left before the others made them abort: 3 of 12 runs, with this 0 of 12
+        parallel.barrier()  # a rank that left before the others made them abort: 3 of 12 runs, with this 0 of 12
     finally:
         dist.destroy_process_group()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import weakref
 from itertools import islice
@@ -151,7 +150,7 @@ def test_sigterm_saves_and_says_143(tmp_path: Path) -> None:
     class Terminated(Toy):
         def after_step(self, progress: float) -> None:
             if next(steps) == 3:
-                os.kill(os.getpid(), signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)
 
     torch.manual_seed(0)
     with pytest.raises(Stopped) as stopped:
@@ -259,7 +258,7 @@ def test_a_stop_that_cannot_be_saved_says_so(tmp_path: Path, monkeypatch: Any) -
     def batches(start: int) -> Any:
         for step, batch in enumerate(toy_batches()(start), start):
             if step == 3:
-                os.kill(os.getpid(), signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)
             yield batch
 
     with pytest.raises(DiskFull, match="no room"):
