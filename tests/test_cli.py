@@ -320,6 +320,8 @@ def test_as_a_real_process(world: World) -> None:
 
 def test_interrupt_leaves_with_130(world: World, tmp_path: Path) -> None:
     def before() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
+
         def now() -> object:
             signal.raise_signal(signal.SIGINT)
             return None
