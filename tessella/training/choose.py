@@ -31,7 +31,8 @@ def device(asked: str) -> Choice:
 
 def cpu_has_bf16() -> bool:
     """bf16 dot products in hardware; without them bf16 is emulated, and slower than fp32."""
-    return any(bool(torch.cpu.get_capabilities().get(k)) for k in ("avx512_bf16", "amx_bf16", "bf16"))
+    ask = getattr(torch.cpu, "get_capabilities", dict)  # the oldest torch that we support may lack it
+    return any(bool(ask().get(k)) for k in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def precision(asked: Literal["auto", "fp32", "bf16"], kind: str) -> Choice:
