@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -31,7 +32,7 @@ def device(asked: str) -> Choice:
 
 def cpu_has_bf16() -> bool:
     """bf16 dot products in hardware; without them bf16 is emulated, and slower than fp32."""
-    ask = getattr(torch.cpu, "get_capabilities", dict)  # the oldest torch that we support may lack it
+    ask: Callable[[], dict[str, object]] = getattr(torch.cpu, "get_capabilities", dict)  # an old torch may lack it
     return any(bool(ask().get(k)) for k in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
