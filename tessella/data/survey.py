@@ -8,6 +8,7 @@ import statistics
 from PIL import Image
 
 from ..errors import BadInput
+from .decode import FORMATS
 from .source import Source
 
 
@@ -17,7 +18,7 @@ def median_side(source: Source, looks: int = 64) -> int:
     sides = []
     for i in range(0, n, max(1, n // looks)):
         try:
-            with Image.open(io.BytesIO(source.read(i))) as image:
+            with Image.open(io.BytesIO(source.read(i)), formats=FORMATS) as image:
                 sides.append(max(image.size))
         except (OSError, ValueError, Image.DecompressionBombError, BadInput):
             continue
