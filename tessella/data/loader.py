@@ -25,10 +25,11 @@ from torch.utils.data import DataLoader
 
 from ..card import Preprocess
 from ..errors import BadInput
+from .augment import AugmentConfig, augment
 from .decode import decode
 from .seeded import generator
 from .source import Source
-from .transforms import AugmentConfig, augment, evaluation_pixels
+from .transforms import prepare
 
 Batch = dict[str, Any]
 Stream = Generator[Batch, None, None]  # an iterator whose close() ends the workers
@@ -79,12 +80,12 @@ class Pictures:
 
     def sample(self, epoch: int, index: int) -> dict[str, Any]:
         name = self.source.ids[index]
-        image = decode(self.source.read(index), self.preprocess.channels, name)
+        data = self.source.read(index)
         if self.augment is None:
-            pixels = evaluation_pixels(image, self.preprocess)
+            pixels = prepare(data, self.preprocess, name)
         else:
-            rng = generator(self.seed, epoch, name)
-            pixels = augment(image, self.augment, self.preprocess, rng)
+            image = decode(data, self.preprocess.channels, name)
+            pixels = augment(image, self.augment, self.preprocess, generator(self.seed, epoch, name))
         label = {} if self.source.labels is None else {"label": int(self.source.labels[index])}
         return {"ids": name, "image": pixels, **label}
 

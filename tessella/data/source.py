@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadInput
-from .transforms import AugmentConfig
+from .augment import AugmentConfig
 
 Labels = NDArray[np.int64]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..build import Run
+from ..data.augment import AugmentConfig
 from ..data.source import DataConfig
-from ..data.transforms import AugmentConfig
 from ..models.presets import classifier
 from ..objectives.classify import ClassifyConfig
 from ..training.trainer import TrainConfig

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ..card import Card, Preprocess
-from ..data.decode import decode
 from ..data.finish import Finish
-from ..data.transforms import evaluation_pixels
+from ..data.transforms import prepare
 from ..errors import BadInput
 from ..models.classifier import Classifier
 
@@ -100,7 +99,7 @@ def decoded_ahead(paths: list[Path], preprocess: Preprocess, batch: int) -> Iter
             held = path.read_bytes()
         except OSError as error:
             raise BadInput(f"{path} cannot be read ({error.strerror}); give the path of a picture") from None
-        return evaluation_pixels(decode(held, preprocess.channels, str(path)), preprocess)
+        return prepare(held, preprocess, str(path))
 
     with ThreadPoolExecutor(2, thread_name_prefix="decode") as pool:
         left = iter(paths)

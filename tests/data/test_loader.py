@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tessella.card import Preprocess
+from tessella.data.augment import AugmentConfig
 from tessella.data.finish import Finish
 from tessella.data.loader import (
     Batch,
@@ -33,7 +34,6 @@ from tessella.data.loader import (
     share,
 )
 from tessella.data.source import open_folder, open_pictures
-from tessella.data.transforms import AugmentConfig
 from tessella.errors import BadInput
 
 PRE = Preprocess(size=(8, 8), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
