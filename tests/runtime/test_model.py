@@ -16,7 +16,7 @@ from commands import TINY, World
 import tessella as ts
 from tessella.card import Preprocess
 from tessella.data.decode import decode
-from tessella.data.transforms import evaluation_pixels
+from tessella.data.transforms import evaluation_pixels, prepare
 from tessella.errors import BadInput
 from tessella.runtime import model as runtime_model
 from tessella.runtime.load import load
@@ -180,11 +180,11 @@ def test_only_the_next_batch_is_decoded_ahead(monkeypatch: pytest.MonkeyPatch, f
     """A folder of a million pictures must not be held in memory."""
     started: list[str] = []
 
-    def slow(data: bytes, channels: int, name: str) -> object:
+    def slow(data: bytes, preprocess: Preprocess, name: str) -> object:
         started.append(name)
-        return decode(data, channels, name)
+        return prepare(data, preprocess, name)
 
-    monkeypatch.setattr(runtime_model, "decode", slow)
+    monkeypatch.setattr(runtime_model, "prepare", slow)
     stream = runtime_model.decoded_ahead(files, Preprocess(size=(28, 28), mean=(0.5,) * 3, std=(0.5,) * 3), 4)
     next(stream)
     assert len(started) <= 8
