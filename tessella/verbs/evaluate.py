@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..data.loader import Pictures, once
-from ..data.source import open_labelled
+from ..data.open import open_labelled
 from ..errors import BadInput
 from ..metrics.accuracy import per_class, summary
 from ..metrics.predictions import Predictions, fill

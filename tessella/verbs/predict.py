@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..data.source import open_pictures
+from ..data.folder import open_pictures
 from ..runtime.load import load
 from ..runtime.model import Prediction
 from ..training import choose

@@ -16,7 +16,8 @@ import torch
 from .. import __version__, build, parallel
 from ..build import Choices, Run
 from ..config import TAG, decode, encode, flatten, nearest, override, read_plain
-from ..data.source import Splits, open_data
+from ..data.open import open_data
+from ..data.source import Splits
 from ..data.survey import median_side
 from ..durable import hold, remove_folder, write_file
 from ..errors import BadInput

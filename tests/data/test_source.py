@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tessella.config import decode, encode
-from tessella.data.source import DataConfig, FolderSource, open_data, open_folder, open_labelled, open_pictures, split
+from tessella.data.folder import FolderReader, open_folder, open_labelled, open_pictures
+from tessella.data.names import Names
+from tessella.data.open import open_data, open_splits
+from tessella.data.source import DataConfig, Source, split
 from tessella.errors import BadInput
 
 
@@ -136,12 +141,12 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
 
 def test_other_hidden_and_loose_files_are_counted(tmp_path: Path) -> None:
     fill(tmp_path, a=2, b=2)
-    for name in ("a/readme.txt", "a/x.JPG", "a/x.heic", "a/._x.jpg", "loose.jpg", ".DS_Store", "b/.cache/1.jpg"):
+    for name in ("a/readme.txt", "a/x.JPG", "a/x.odd", "a/._x.jpg", "loose.jpg", ".DS_Store", "b/.cache/1.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     data = open_folder(tmp_path, val_share=0)
     assert data.train.ids == ["a/000.jpg", "a/001.jpg", "a/x.JPG", "b/000.jpg", "b/001.jpg"]
-    assert said(data.notes, "2 files", ".heic 1", ".txt 1") and said(data.notes, "2 hidden")
+    assert said(data.notes, "2 files", ".odd 1", ".txt 1") and said(data.notes, "2 hidden")
     assert said(data.notes, "1 files outside")
 
 
@@ -152,14 +157,7 @@ def test_links_in_a_loop_are_read_once(tmp_path: Path) -> None:
     os.symlink(tmp_path / "gone.jpg", tmp_path / "a/gone.jpg")
     os.symlink(tmp_path / "b/000.jpg", tmp_path / "b/same.jpg")
     data = open_folder(tmp_path, val_share=0)
-    assert data.train.ids == [
-        "a/000.jpg",
-        "a/001.jpg",
-        "a/deep/000.jpg",
-        "b/000.jpg",
-        "b/001.jpg",
-        "b/same.jpg",
-    ]
+    assert data.train.ids == ["a/000.jpg", "a/001.jpg", "a/deep/000.jpg", "b/000.jpg", "b/001.jpg"]
     assert said(data.notes, "2 links") and said(data.notes, "1 files or folders that cannot be read")
     os.symlink(tmp_path / "b", tmp_path / "c")
     with pytest.raises(BadInput, match="'c' is a link to 'b'"):
@@ -186,9 +184,9 @@ def test_fingerprint_sees_names_sizes_labels_and_order(tmp_path: Path) -> None:
     assert source.fingerprint() == open_folder(tmp_path, val_share=0).train.fingerprint()
     assert source.manifest()[1] == ("a/001.jpg", 4)
     changed = [
-        FolderSource(source.root, ["a/zzz.jpg", *source.ids[1:]], source.sizes, source.labels, source.classes),
-        FolderSource(source.root, source.ids, source.sizes + 1, source.labels, source.classes),
-        FolderSource(source.root, source.ids, source.sizes, 1 - source.labels, source.classes),
+        replace(source, ids=Names.of(["a/zzz.jpg", *source.ids[1:]])),
+        replace(source, sizes=source.sizes + 1),
+        replace(source, labels=1 - source.labels),
         source.take(np.arange(6)[::-1]),
         source.take(np.arange(5)),
     ]
@@ -266,6 +264,44 @@ def test_config_goes_round(tmp_path: Path) -> None:
 
 
 def test_split_without_labels() -> None:
-    source = FolderSource("", [str(i) for i in range(10)], np.ones(10, np.int64))
+    names = Names.of(str(i) for i in range(10))
+    rows = np.arange(10)
+    source = Source(reader=FolderReader("", names), ids=names, sizes=np.ones(10, np.int64), rows=rows)
     train, val = split(source, 0.3, 0)
-    assert sorted(train.ids + val.ids) == sorted(source.ids) and len(val) == 3
+    assert sorted([*train.ids, *val.ids]) == sorted(source.ids) and len(val) == 3
+
+
+def test_a_picture_under_another_suffix_is_used(tmp_path: Path) -> None:
+    fill(tmp_path, a=2, b=2)
+    for name, data in (("a/noname", b"\xff\xd8\xff\xe0"), ("b/x.jpg_large", b"\x89PNG\r\n\x1a\n"), ("b/x.dat", b"zz")):
+        (tmp_path / name).write_bytes(data)
+    data = open_folder(tmp_path, val_share=0)
+    assert {"a/noname", "b/x.jpg_large"} < set(data.train.ids) and "b/x.dat" not in data.train.ids
+    assert said(data.notes, "2 files", "hold pictures") and said(data.notes, "1 files", ".dat 1")
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_one_file_under_two_names_is_one_sample(tmp_path: Path, link: Callable[..., None]) -> None:
+    fill(tmp_path, a=3, b=3)
+    link(tmp_path / "a/001.jpg", tmp_path / "a/zzz.jpg")
+    link(tmp_path / "a/002.jpg", tmp_path / "b/zzz.jpg")
+    data = open_folder(tmp_path, val_share=0)
+    assert len(data.train) == 6 and not any("zzz" in name for name in data.train.ids)
+    assert said(data.notes, "2 files are others", "b/zzz.jpg is a/002.jpg", "1 of them lie in two classes")
+
+
+def test_links_to_files_elsewhere_are_samples(tmp_path: Path) -> None:
+    store = fill(tmp_path / "store", blobs=4)
+    for i, name in enumerate(("a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg")):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        os.symlink(store / f"blobs/00{i}.jpg", tmp_path / "photos" / name)
+    data = open_folder(tmp_path / "photos", val_share=0)
+    assert len(data.train) == 4 and not said(data.notes, "second name")
+
+
+def test_every_part_is_seen_as_it_lies(tmp_path: Path) -> None:
+    fill(tmp_path, train__a=2, train__b=2, val__a=1, test__a=1, test__odd=3)
+    parts, classes, notes = open_splits(DataConfig(path=str(tmp_path)))
+    assert {name: len(s) for name, s in parts.items()} == {"train": 4, "val": 1, "test": 4}
+    assert classes == ("a", "b", "odd") and parts["test"].labels.tolist() == [0, 2, 2, 2]
+    assert said(notes, "val", "'b'", "missing") and not said(notes, "not used")

@@ -96,6 +96,6 @@ def test_predict_says_what_it_left_out(world: World, tmp_path: Path) -> None:
     (tmp_path / "mixed").mkdir()
     first = sorted(world.photos.rglob("*.png"))[0]
     (tmp_path / "mixed" / "a.png").write_bytes(first.read_bytes())
-    (tmp_path / "mixed" / "b.heic").write_bytes(b"x")
+    (tmp_path / "mixed" / "b.odd").write_bytes(b"x")
     done = commands.run("predict", world.run, tmp_path / "mixed", place=tmp_path)
-    assert done.code == 0 and len(done.out.splitlines()) == 1 and ".heic 1" in done.err
+    assert done.code == 0 and len(done.out.splitlines()) == 1 and ".odd 1" in done.err
