@@ -14,7 +14,19 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-COMMANDS = ("matmul", "attention", "step", "start", "demo", "two_ranks", "deaths")  # in the order of `all`
+COMMANDS = (
+    "matmul",
+    "attention",
+    "step",
+    "start",
+    "demo",
+    "two_ranks",
+    "deaths",
+    "loader",
+    "index",
+    "shards",
+    "planted",
+)  # in the order of `all`
 
 
 def claim(name: str) -> str:

@@ -55,6 +55,11 @@ def result(name: str, *words: str, out: Path) -> dict[str, Any]:
 # -- each command ----------------------------------------------------------------------------------------------------
 
 
+def test_index(tmp_path: Path) -> None:
+    found = result("index", "--files", "600", "--runs", "1", "--workers", "1", "--warm-only", out=tmp_path)
+    assert found["warm"][0]["files"] == 600 and found["second_pass"]["longest_gap_s"] > 0 and found["cold"] is None
+
+
 def test_matmul(tmp_path: Path) -> None:
     best = result("matmul", "--side", "64", "--seconds", "0.01", "--threads", "1", out=tmp_path)["best_flops"]
     assert best.keys() == {"fp32", "bf16"} and all(1e7 < rate < 1e15 for rate in best.values())
