@@ -16,7 +16,7 @@ import torch
 from .. import __version__, build, parallel
 from ..build import Choices, Run
 from ..config import TAG, decode, encode, flatten, nearest, override, read_plain
-from ..data.open import open_data
+from ..data.open import absolute, is_local, open_data, stem
 from ..data.source import Splits
 from ..data.survey import median_side
 from ..durable import hold, remove_folder, write_file
@@ -70,7 +70,7 @@ def train(
     for what, name, known in (("recipe", recipe, RECIPES), ("architecture", model, PRESETS)):
         if name is not None and name not in known:
             raise BadInput(f"there is no {what} {name!r}{nearest(name, known)}")
-    path = str(Path(data).absolute())
+    path = absolute(data)
     sources = [*files, {**(settings or {}), "data.path": path}]
     draft, _ = override(compact(path), [_part(source, ("data", "train")) for source in sources])
     with distributed.processes(torch.device(choose.device(draft.train.device)[0])):
@@ -141,8 +141,8 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _from_anywhere(run: Run) -> Run:
     """The pictures are found again from another working folder."""
-    held_out = run.data.validation and str(Path(run.data.validation).absolute())
-    return replace(run, data=replace(run.data, path=str(Path(run.data.path).absolute()), validation=held_out))
+    held_out = run.data.validation and absolute(run.data.validation)
+    return replace(run, data=replace(run.data, path=absolute(run.data.path), validation=held_out))
 
 
 def _part(source: str | Path | Mapping[str, Any], tops: tuple[str, ...], drop: bool = False) -> dict[str, Any]:
@@ -174,13 +174,13 @@ def _new_folder(run: Run) -> Path:
     """runs/photos-1, or the next free number; a name that was given is never written over. The same on all ranks."""
 
     data = Path(run.data.path).resolve()
-    if data in (Path(run.folder).resolve(), *Path(run.folder).resolve().parents):
+    if is_local(run.data.path) and data in (Path(run.folder).resolve(), *Path(run.folder).resolve().parents):
         raise BadInput(f"{run.folder} lies in the data folder {data}, which is only read; set --folder elsewhere")
 
     def make() -> str:
-        stem = run.name or Path(run.data.path).name or "run"
+        name = run.name or stem(run.data.path)
         for number in range(1, 100_000):
-            folder = Path(run.folder) / (stem if run.name else f"{stem}-{number}")
+            folder = Path(run.folder) / (name if run.name else f"{name}-{number}")
             try:
                 folder.mkdir(parents=True)
             except FileExistsError:
@@ -190,7 +190,7 @@ def _new_folder(run: Run) -> Path:
             except OSError as error:
                 raise BadInput(f"{folder} cannot be made ({error.strerror}); set --folder to a writable one") from None
             return str(folder)
-        raise BadInput(f"{run.folder} is full of runs named {stem}; choose a --name")
+        raise BadInput(f"{run.folder} is full of runs named {name}; choose a --name")
 
     return Path(parallel.gather_objects(distributed.on_every_rank(make))[0])
 
