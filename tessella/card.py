@@ -26,13 +26,18 @@ class Preprocess:
     """From a decoded picture to what the network expects."""
 
     size: tuple[int, int]  # height, width in pixels
-    resize: Literal["shortest", "squash"] = "shortest"  # "squash" ignores the aspect
-    crop: float = 1.0  # share of the side that is kept: resize to size / crop, then crop the centre
+    resize: Literal["shortest", "squash", "letterbox", "pad", "native"] = "shortest"
+    # shortest: cover the size, crop the centre; squash: ignore the aspect; letterbox: fit inside, equal borders;
+    # pad: fit inside, borders right and below; native: no resampling, crop or border the centre
+    crop: float = 1.0  # share of the side that shortest and squash keep: resize to size / crop, then crop the centre
     interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
+    fill: tuple[float, ...] | None = None  # borders: one number or one per channel, 0 to 255; None: the mean
     mean: tuple[float, ...]  # per channel, of values in [0, 1]
     std: tuple[float, ...]
     channels: int = 3
-    decode: Literal["full"] = "full"  # decode policy: every pixel, no scaled decoding
+    depth: Literal["uint8", "uint16", "float32"] = "uint8"  # of the pixels that reach the network's door
+    limits: tuple[float, float] | None = None  # the numbers that become 0 and 1 in files of more than 8 bits
+    decode: Literal["full", "scaled"] = "full"  # scaled: JPEG at 1/2, 1/4 or 1/8, still twice the size to come
 
     def __post_init__(self) -> None:
         if self.channels < 1:
@@ -41,11 +46,21 @@ class Preprocess:
             raise BadInput(f"size is {list(self.size)}; height and width must be 1 or more")
         if not 0 < self.crop <= 1:
             raise BadInput(f"crop is {self.crop}; give a share in (0, 1]")
+        if self.crop < 1 and self.resize not in ("shortest", "squash"):
+            raise BadInput(f"crop is {self.crop}, and resize {self.resize!r} has nothing to crop; set crop to 1")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 raise BadInput(f"{name} has {len(values)} numbers; channels says {self.channels}")
             if not all(math.isfinite(v) for v in values) or (name == "std" and min(values) <= 0):
                 raise BadInput(f"{name} is {list(values)}; give finite numbers" + " above 0" * (name == "std"))
+        if self.fill is not None and (len(self.fill) not in (1, self.channels) or not _between(self.fill, 0, 255)):
+            raise BadInput(f"fill is {list(self.fill)}; give one number or {self.channels}, each from 0 to 255")
+        if self.limits is not None and not -math.inf < self.limits[0] < self.limits[1] < math.inf:
+            raise BadInput(f"limits is {list(self.limits)}; give the lower number first, both finite")
+
+
+def _between(values: tuple[float, ...], low: float, high: float) -> bool:
+    return all(low <= v <= high for v in values)
 
 
 @dataclass(frozen=True, kw_only=True)

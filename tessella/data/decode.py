@@ -87,7 +87,7 @@ def upright(pixels: Pixels, turn: int) -> Pixels:
         pixels = pixels[::-1]
     if turn in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
+    return np.require(pixels, requirements=("C", "W"))
 
 
 def _damaged(name: str, data: bytes, error: Exception) -> BadInput:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 import zlib
@@ -9,11 +10,21 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from .sniff import Header, exif_turn
 
 COLOURS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # the colour type's channels; 3: palette
 XMP_TURN = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
+ADAM7 = (
+    (0, 0, 8, 8),
+    (0, 4, 8, 8),
+    (4, 0, 8, 4),
+    (0, 2, 4, 4),
+    (2, 0, 4, 2),
+    (0, 1, 2, 2),
+    (1, 0, 2, 1),
+)  # y, x, steps
 TEXT_CAP = 1 << 20  # bytes of a text chunk after unpacking; the orientation is in front
 
 
@@ -81,14 +92,40 @@ def check(data: bytes) -> None:
 
 
 def sixteen(data: bytes) -> NDArray[np.uint16]:
-    """(H, W, C) as stored: Pillow keeps 8 bits of 16-bit colour and misses its transparent colour, libpng does not."""
-    import torch
-    from torchvision.io import ImageReadMode, decode_png
+    """(H, W, C) as stored, of a PNG with 16 bits per channel: Pillow alone would keep 8 bits of its colours.
 
-    raw = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    values: NDArray[np.uint16] = decode_png(raw, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
+    A filter predicts each byte from the same byte of the neighbouring pixels, so the high bytes alone are an 8-bit PNG,
+    and so are the low bytes: two pictures that Pillow decodes.
+    """
+    width, height, _, colour, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+    channels = COLOURS[colour]
+    sizes = [s for s in _passes(width, height, interlaced) if s[0] and s[1]]
+    lengths = [h * (1 + 2 * channels * w) for h, w in sizes]
+    packed = b"".join(data[start:end] for name, start, end in chunks(data) if name == b"IDAT")
+    whole = np.frombuffer(zlib.decompressobj().decompress(packed, sum(lengths)), np.uint8)
+    if len(whole) < sum(lengths):
+        raise ValueError(f"it holds {len(whole):,} bytes of {sum(lengths):,}")
+    ends = np.cumsum(lengths)
+    rows = [whole[end - n : end].reshape(h, -1) for end, n, (h, _) in zip(ends, lengths, sizes, strict=True)]
+    head = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, interlaced)
+    high, low = (_eight(head, b"".join(np.c_[r[:, :1], r[:, k::2]].tobytes() for r in rows)) for k in (1, 2))
+    values = np.atleast_3d(high.astype(np.uint16) << 8 | low)
     clear = next((data[start:end] for name, start, end in chunks(data) if name == b"tRNS"), None)
-    if clear is None or data[25] not in (0, 2):
+    if clear is None or colour not in (0, 2):
         return values
-    key = np.frombuffer(clear, ">u2", values.shape[2])
+    key = np.frombuffer(clear, ">u2", channels)
     return np.dstack([values, np.where((values == key).all(2), 0, 65535).astype(np.uint16)])
+
+
+def _passes(width: int, height: int, interlaced: int) -> list[tuple[int, int]]:
+    """(height, width) of the pictures that an interlaced file holds one after the other."""
+    if not interlaced:
+        return [(height, width)]
+    return [(len(range(y, height, dy)), len(range(x, width, dx))) for y, x, dy, dx in ADAM7]
+
+
+def _eight(head: bytes, rows: bytes) -> NDArray[np.uint8]:
+    body = [(b"IHDR", head), (b"IDAT", zlib.compress(rows, 0)), (b"IEND", b"")]
+    parts = [len(b).to_bytes(4, "big") + n + b + zlib.crc32(n + b).to_bytes(4, "big") for n, b in body]
+    with Image.open(io.BytesIO(b"".join([b"\x89PNG\r\n\x1a\n", *parts])), formats=("PNG",)) as image:
+        return np.array(image)
