@@ -76,7 +76,12 @@ def decode(
         raise BadInput(f"{name} {error}") from None
     except Exception as error:  # a codec fed with damaged bytes may raise anything
         raise _damaged(name, data, error) from None
-    return upright(pixels, turn)
+    pixels = upright(pixels, turn)
+    if pixels.shape != (*head[:2], channels) and (least is None or head.format != "JPEG"):
+        raise _damaged(
+            name, data, ValueError(f"its header says {head.width} x {head.height} pixels, and it has others")
+        )
+    return pixels
 
 
 def upright(pixels: Pixels, turn: int) -> Pixels:

@@ -7,7 +7,9 @@ then the depth that is asked for.
 from __future__ import annotations
 
 import io
+import logging
 import struct
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,19 +25,10 @@ Values = NDArray[Any]  # (H, W, C) as stored
 GREY = (0.299, 0.587, 0.114)  # of red, green, blue: ITU-R 601, as Pillow
 
 # TIFF tags
-WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, OFFSETS, TURN, SAMPLES, COUNTS = (
-    256,
-    257,
-    258,
-    259,
-    262,
-    273,
-    274,
-    277,
-    279,
-)
-TILE_OFFSETS, TILE_COUNTS, EXTRA, FORMAT = 324, 325, 338, 339
+WIDTH, HEIGHT, BITS, PHOTOMETRIC, TURN, SAMPLES, PLANES, EXTRA, FORMAT = 256, 257, 258, 262, 274, 277, 284, 338, 339
+OFFSETS, ROWS, COUNTS, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS = 273, 278, 279, 322, 323, 324, 325
 TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
+DEFLATE = (8, 32946)  # compressions
 WHITE_IS_ZERO, PALETTE, INKS, YCBCR, LAB = 0, 3, 5, 6, 8  # photometric interpretations
 
 
@@ -261,7 +254,7 @@ def tiff(data: bytes, head: Header) -> tuple[Values, int]:
         values = _grey_by_pillow(data)
         turn = 1 if values is not None else turn  # Pillow turns TIFF by itself
     if values is None:
-        values = _by_tifffile(data)
+        values = _by_tifffile(data, (tags[HEIGHT][0], tags[WIDTH][0], tags.get(SAMPLES, (1,))[0]))
     if values.shape[2] != head.channels:
         raise BadInput(
             f"is a TIFF picture of {head.channels} channels in a form that is not read; save it as plain RGB"
@@ -270,11 +263,24 @@ def tiff(data: bytes, head: Header) -> tuple[Values, int]:
 
 
 def check_stretches(tags: dict[int, tuple[int, ...]], length: int) -> None:
-    """All stretches of pixels lie inside the file: readers fill in what is missing with zeros."""
-    for offsets, counts in ((OFFSETS, COUNTS), (TILE_OFFSETS, TILE_COUNTS)):
-        for start, count in zip(tags.get(offsets, ()), tags.get(counts, ()), strict=False):
-            if start + count > length:
-                raise ValueError(f"its pixels should reach to byte {start + count:,}, and it has {length:,}")
+    """All stretches of pixels are there and lie inside the file: readers fill in what is missing with zeros."""
+    width, height = tags[WIDTH][0], tags[HEIGHT][0]
+    planes = tags.get(SAMPLES, (1,))[0] if tags.get(PLANES, (1,))[0] == 2 else 1
+    if TILE_OFFSETS in tags:
+        offsets, counts = tags[TILE_OFFSETS], tags.get(TILE_COUNTS, ())
+        wanted = planes * _tiles(width, tags.get(TILE_WIDTH, (0,))[0]) * _tiles(height, tags.get(TILE_HEIGHT, (0,))[0])
+    else:
+        offsets, counts = tags.get(OFFSETS, ()), tags.get(COUNTS, ())
+        wanted = planes * _tiles(height, tags.get(ROWS, (height,))[0])
+    if min(len(offsets), len(counts)) < wanted:
+        raise ValueError(f"it lists {min(len(offsets), len(counts))} of {wanted} stretches of pixels")
+    reach = max((start + count for start, count in zip(offsets, counts, strict=False)), default=0)
+    if reach > length:
+        raise ValueError(f"its pixels should reach to byte {reach:,}, and it has {length:,}")
+
+
+def _tiles(length: int, step: int) -> int:
+    return -(-length // max(1, step))
 
 
 def _grey_by_pillow(data: bytes) -> Values | None:
@@ -288,23 +294,37 @@ def _grey_by_pillow(data: bytes) -> Values | None:
         return None
 
 
-def _by_tifffile(data: bytes) -> Values:
+def _by_tifffile(data: bytes, size: tuple[int, int, int]) -> Values:
+    """`size`: height, width and samples by the tags that the cap was held against."""
     try:
         import tifffile
     except ImportError:
         raise BadInput('is a TIFF picture that needs tifffile: pip install "tessella[tiff]"') from None
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it tells of every odd tag, and raises where it matters
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        page = file.pages[0]
+        page = file.pages.first
+        if (page.imagelength, page.imagewidth, page.samplesperpixel) != size or page.imagedepth != 1:
+            raise ValueError("its tags contradict each other")
+        if page.compression in DEFLATE:
+            _no_bomb(data, page.dataoffsets, page.databytecounts, int(page.nbytes))
         try:
-            values = np.asarray(page.asarray())
+            values = np.asarray(page.asarray(maxworkers=1))
         except ValueError as error:
             if "imagecodecs" in str(error):
-                raise BadInput(
-                    "is a TIFF picture whose compression needs imagecodecs: pip install imagecodecs"
-                ) from None
+                cure = "pip install imagecodecs, or save it uncompressed or with deflate"
+                raise BadInput(f"is a TIFF picture whose compression needs another package: {cure}") from None
             raise
-        axes = page.axes
-    return _channels_last(values, axes)
+        return _channels_last(values, page.axes)
+
+
+def _no_bomb(data: bytes, offsets: Sequence[int], counts: Sequence[int], whole: int) -> None:
+    """Deflate grows a thousandfold, and tifffile unpacks a stretch before it looks at its size."""
+    for start, count in zip(offsets, counts, strict=False):
+        if count > 1 << 18:
+            unpacking = zlib.decompressobj()
+            unpacking.decompress(data[start : start + count], whole + 1024)
+            if unpacking.unconsumed_tail:
+                raise ValueError("its stretches hold more than the picture")
 
 
 def _channels_last(values: Values, axes: Sequence[str]) -> Values:

@@ -61,7 +61,7 @@ def resize(image: Pixels, size: tuple[int, int], interpolation: str) -> Pixels:
     planes = [Image.fromarray(np.ascontiguousarray(held[:, :, c])).resize(flat, how) for c in range(image.shape[2])]
     out: Pixels = np.stack([np.asarray(plane) for plane in planes], axis=2)
     if image.dtype == np.uint16:  # bicubic overshoots at edges
-        return np.rint(np.clip(out, 0, 65535)).astype(np.uint16)
+        out = np.rint(np.clip(out, 0, 65535)).astype(np.uint16)
     return out
 
 
