@@ -366,12 +366,14 @@ def _roots(cfg: DataConfig, name: str) -> list[str]:
 
 def _load(name: str, variant: str, roots: Sequence[str]) -> tuple[str, list[Pile]]:
     """(the root where it is, its parts). The network is asked only where no root has it."""
-    for root in roots:
-        if os.path.isdir(root):
-            try:
-                return root, _piles(name, variant, root, download=False)
-            except Exception:  # not there, or in part: torchvision has no type of error for it, and says more below
-                continue
+    torn = ""
+    for root in filter(os.path.isdir, roots):
+        try:
+            return root, _piles(name, variant, root, download=False)
+        except RuntimeError:
+            continue  # not there, or not with the published sums
+        except Exception as error:  # there in part: anything may be missed
+            torn = f"; what is in {root} is not whole: {_one_line(error)}"
     root, known = roots[0], KNOWN[name]
     try:
         with _alone(root):
@@ -379,12 +381,15 @@ def _load(name: str, variant: str, roots: Sequence[str]) -> tuple[str, list[Pile
     except BadInput:
         raise
     except Exception as error:
-        why = " ".join(str(error).split()) or type(error).__name__
         place = os.path.join(root, known.place)
         raise BadInput(
-            f"{name} is not in {root} and could not be fetched ({why[:200]}); put {known.files} into {place}, set "
-            f"data.cache to a folder that has it as torchvision lays it out, or give a folder or an archive of pictures"
+            f"{name} is not in {root} and could not be fetched ({_one_line(error)}{torn}); put {known.files} "
+            f"into {place}, set data.cache to a folder where torchvision has put it, or give a folder or an archive"
         ) from None
+
+
+def _one_line(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
 
 
 def _piles(name: str, variant: str, root: str, *, download: bool) -> list[Pile]:
