@@ -1,39 +1,31 @@
 """Batches in an order that is a pure function of (seed, step): restarts, workers and ranks all see the same samples.
 
-The stream of training is endless: position p is sample `permutation(seed, p // n)[p % n]`. Step s is the positions
-[s * batch, (s + 1) * batch), of which rank r takes the r-th contiguous slice.
+Step s is the positions [s * batch, (s + 1) * batch) of the endless stream that `order.py` describes, of which rank r
+takes the r-th contiguous slice. A sample that cannot be read leaves a hole in its batch and moves no other.
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
-import signal
-import sys
 import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from ..card import Preprocess
 from ..errors import BadInput
-from .augment import AugmentConfig, augment
-from .decode import decode
-from .seeded import generator
-from .source import Source
-from .transforms import prepare
-
-Batch = dict[str, Any]
-Stream = Generator[Batch, None, None]  # an iterator whose close() ends the workers
-Key = tuple[int, int]  # (epoch, index of the sample)
+from . import mix
+from .advice import ENOUGH, Situation, advice
+from .ledger import Account, Ledger
+from .order import Key, OrderConfig, make_order
+from .pictures import Pictures as Pictures
+from .quarantine import Quarantine
+from .samples import Batch, Made, Samples, Task
+from .workers import PATIENCE, Workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +34,13 @@ class LoaderConfig:
 
     batch: int  # samples of one whole step, over all ranks
     seed: int = 0  # of the order
+    balance: Literal["none", "classes", "root"] = "none"  # see OrderConfig, as for the next two
+    repeats: int = 1
+    window: int = 16
     workers: int | None = None  # processes; None: default_workers(); 0: in the main process
     prefetch: int = 2  # batches that each worker keeps ready
+    patience: float = PATIENCE  # seconds that one picture may take before its worker is killed; 0: for ever
+    pin: bool = False  # batches come in page-locked memory, from which a GPU copies them while it computes
     rank: int = 0
     ranks: int = 1
 
@@ -56,74 +53,20 @@ class LoaderConfig:
             raise BadInput(f"prefetch is {self.prefetch}; give 1 or more")
         if self.workers is not None and self.workers < 0:
             raise BadInput(f"workers is {self.workers}; give 0 or more")
+        if not self.patience >= 0:
+            raise BadInput(f"patience is {self.patience}; give seconds, or 0 to wait for ever")
 
 
-class Samples(Protocol):
-    """A dataset as the loader sees it: a sample depends on nothing but (epoch, index)."""
-
-    def __len__(self) -> int: ...
-    def sample(self, epoch: int, index: int) -> dict[str, Any]: ...
-    def collate(self, samples: Sequence[dict[str, Any]]) -> Batch: ...
-
-
-@dataclass(frozen=True, eq=False)
-class Pictures:
-    """A source's pictures, decoded and brought to the card's size; with `augment` a new random view in every epoch."""
-
-    source: Source
-    preprocess: Preprocess
-    augment: AugmentConfig | None = None  # None: exactly what evaluation sees
-    seed: int = 0  # of the augmentation
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def sample(self, epoch: int, index: int) -> dict[str, Any]:
-        name = self.source.ids[index]
-        data = self.source.read(index)
-        if self.augment is None:
-            pixels = prepare(data, self.preprocess, name)
-        else:
-            image = decode(data, self.preprocess.channels, name)
-            pixels = augment(image, self.augment, self.preprocess, generator(self.seed, epoch, name))
-        label = {} if self.source.labels is None else {"label": int(self.source.labels[index])}
-        return {"ids": name, "image": pixels, **label}
-
-    def collate(self, samples: Sequence[dict[str, Any]]) -> Batch:
-        shape = (0, self.preprocess.channels, *self.preprocess.size)
-        images: list[Tensor] = [s["image"] for s in samples]
-        batch: Batch = {"ids": [s["ids"] for s in samples]}
-        batch["image"] = torch.stack(images) if images else torch.empty(shape, dtype=torch.uint8)
-        if self.source.labels is not None:
-            batch["label"] = torch.tensor([s["label"] for s in samples], dtype=torch.int64)
-        return batch
+def cores_here(ranks: int = 1) -> int:
+    """Cores that this process may use: the ranks of this machine share them."""
+    allowed = getattr(os, "sched_getaffinity", None)  # Linux only
+    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
+    return max(1, cores // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", ranks))))
 
 
 def default_workers(ranks: int = 1) -> int:
-    """Half of the cores that this process may use, shared by the ranks of this machine; the other half computes."""
-    allowed = getattr(os, "sched_getaffinity", None)  # Linux only
-    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
-    return max(1, min(8, cores // 2 // max(1, here)))
-
-
-class Order:
-    """Which sample stands at which position of the endless stream."""
-
-    def __init__(self, n: int, seed: int) -> None:
-        if n < 1:
-            raise BadInput("there are no samples to train on; give a folder with pictures")
-        self.n = n
-        self.seed = seed
-        self._known: dict[int, NDArray[np.int64]] = {}  # the last permutations: a batch may span epochs
-
-    def at(self, position: int) -> Key:
-        epoch, offset = divmod(position, self.n)
-        if epoch not in self._known:
-            if len(self._known) >= 2:  # never more than two: a million samples are 8 MB each
-                del self._known[min(self._known)]
-            self._known[epoch] = generator(self.seed, "order", epoch).permutation(self.n)
-        return epoch, int(self._known[epoch][offset])
+    """Half of the cores; the other half computes."""
+    return max(1, min(8, cores_here(ranks) // 2))
 
 
 def share(total: int, rank: int, ranks: int) -> range:
@@ -132,77 +75,109 @@ def share(total: int, rank: int, ranks: int) -> range:
 
 
 class Loader:
-    """`batches(start_step)` yields this rank's share of each whole step, forever."""
+    """`batches(start_step)` yields this rank's share of each whole step, forever.
 
-    def __init__(self, dataset: Samples, cfg: LoaderConfig) -> None:
-        self.dataset = dataset
-        self.cfg = cfg
+    Without a quarantine the first picture that cannot be read ends the stream with a BadInput.
+    """
+
+    def __init__(self, dataset: Samples, cfg: LoaderConfig, quarantine: Quarantine | None = None) -> None:
+        if dataset.paired:
+            mix.refuse(cfg.batch, cfg.ranks)
+        self.dataset, self.cfg, self.quarantine = dataset, cfg, quarantine
         self.workers = default_workers(cfg.ranks) if cfg.workers is None else cfg.workers
+        kind = OrderConfig(seed=cfg.seed, balance=cfg.balance, repeats=cfg.repeats, window=cfg.window)
+        self.order = make_order(len(dataset), kind, dataset.labels, dataset.chunks)
+        self.stream: Stream | None = None  # the newest
+        self._advised = False
 
     def keys(self, start_step: int) -> Iterator[list[Key]]:
         """What each step of this rank holds, from `start_step` on: no state, so any step can be the first."""
-        order = Order(len(self.dataset), self.cfg.seed)
-        mine = share(self.cfg.batch, self.cfg.rank, self.cfg.ranks)
-        step = start_step
-        while True:
-            yield [order.at(step * self.cfg.batch + j) for j in mine]
-            step += 1
+        return (task.keys for task in self._tasks(start_step))
 
     def batches(self, start_step: int = 0) -> Stream:
-        return _feed(self.dataset, lambda: self.keys(start_step), self.workers, self.cfg.prefetch)
+        workers = Workers(self.dataset, self.workers, self.cfg.prefetch, self.cfg.patience)
+        self.stream = Stream(workers, self._tasks(start_step), Ledger(self.order.length), self.quarantine, self.cfg.pin)
+        return self.stream
+
+    def _tasks(self, start_step: int) -> Iterator[Task]:
+        batch, mine = self.cfg.batch, share(self.cfg.batch, self.cfg.rank, self.cfg.ranks)
+        step = start_step
+        while True:
+            first = step * batch + mine.start
+            keys = self.order.keys(first, first + len(mine))
+            yield Task(mine.start, keys, tuple(self._ends(start_step, step, mine)))
+            step += 1
+
+    def _ends(self, start_step: int, step: int, mine: range) -> Iterator[tuple[int, int]]:
+        """(epoch, this rank's positions of it since `start_step`) for each epoch that ends in `step`."""
+        batch, length = self.cfg.batch, self.order.length
+
+        def passed(position: int) -> int:
+            """How many positions before this one are this rank's."""
+            steps, rest = divmod(position, batch)
+            return steps * len(mine) + min(max(rest - mine.start, 0), len(mine))
+
+        for epoch in range(step * batch // length, (step + 1) * batch // length):
+            begun = max(passed(epoch * length), start_step * len(mine))
+            yield epoch, passed((epoch + 1) * length) - begun
+
+    # -- what a log may tell ------------------------------------------------------------------------------------------
+
+    def figures(self) -> dict[str, float]:
+        """Beside the losses of a step."""
+        return {} if self.quarantine is None else {"quarantined": len(self.quarantine)}
+
+    def remarks(self, waiting: float) -> list[str]:
+        """What is new since the last call. `waiting`: the share of the time since then spent waiting for batches."""
+        if self.stream is None:
+            return []
+        told = [str(account) for account in self.stream.ended if account.quarantined]
+        self.stream.ended.clear()
+        cure = "" if self._advised else advice(self._situation(waiting))
+        if cure:
+            self._advised = True
+        return [*told, cure] if cure else told
+
+    def _situation(self, waiting: float) -> Situation:
+        assert self.stream is not None
+        made = self.stream.workers
+        return Situation(
+            waiting=waiting,
+            workers=len(made.hands),
+            cores=cores_here(self.cfg.ranks),
+            measures=made.measures,
+            megapixels=self.dataset.megapixels() if waiting > ENOUGH else None,
+        )
 
 
-def once(dataset: Samples, batch: int, workers: int | None = None, rank: int = 0, ranks: int = 1) -> Stream:
+def once(
+    dataset: Samples,
+    batch: int,
+    workers: int | None = None,
+    rank: int = 0,
+    ranks: int = 1,
+    quarantine: Quarantine | None = None,
+) -> Stream:
     """One evaluation pass: rank r reads the r-th contiguous slice, in order; over all ranks each sample exactly once.
 
     `batch` is per rank. Every rank yields the same number of batches, because sharded networks exchange weights in each
-    forward; a batch is empty only where there are fewer samples than that.
+    forward; a batch may be empty. Afterwards `ledger` of the stream says how many were used and how many not.
     """
     if batch < 1 or not 0 <= rank < ranks:
         raise BadInput(f"batch is {batch}, rank {rank} of {ranks}; give batch >= 1 and 0 <= rank < ranks")
     mine = share(len(dataset), rank, ranks)
     largest = -(-len(dataset) // ranks)
     rounds = -(-largest // batch)
-    cuts = [share(len(mine), k, rounds) for k in range(rounds)]
-    keys = [[(0, mine[i]) for i in cut] for cut in cuts]
+    tasks = []
+    for k in range(rounds):
+        cut = share(len(mine), k, rounds)
+        ends = ((0, len(mine)),) if k + 1 == rounds else ()
+        tasks.append(Task(0, [Key(0, mine[i]) for i in cut], ends))
     count = default_workers(ranks) if workers is None else workers
-    return _feed(dataset, lambda: iter(keys), min(count, len(keys)), 2)
+    return Stream(Workers(dataset, min(count, len(tasks))), tasks, Ledger(len(dataset)), quarantine)
 
 
-# ---------------------------------------------------------------- processes
-
-
-@dataclass(frozen=True)
-class _Failed:
-    """A BadInput on its way out of a worker: torch would bury its one line in two tracebacks."""
-
-    text: str
-
-
-@dataclass(frozen=True, eq=False)
-class _Fetched:
-    """What torch indexes: a whole batch of keys at once, so that an error can be a value."""
-
-    dataset: Samples
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, keys: list[Key]) -> Batch | _Failed:
-        try:
-            return self.dataset.collate([self.dataset.sample(epoch, index) for epoch, index in keys])
-        except BadInput as error:
-            return _Failed(str(error))
-
-
-@dataclass(frozen=True, eq=False)
-class _Keys:
-    """A sampler that starts afresh whenever torch iterates it."""
-
-    make: Callable[[], Iterator[list[Key]]]
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        return self.make()
+# ---------------------------------------------------------------- streams
 
 
 _LIVE: weakref.WeakSet[Stream] = weakref.WeakSet()  # streams whose workers may still run
@@ -210,56 +185,77 @@ _LIVE: weakref.WeakSet[Stream] = weakref.WeakSet()  # streams whose workers may 
 
 @atexit.register
 def _close_streams() -> None:
-    """Else Python kills the workers of a stream that nobody closed, and torch reports that as a failure."""
+    """Else Python kills the workers of a stream that nobody closed."""
     for stream in list(_LIVE):
         stream.close()
 
 
-def _feed(dataset: Samples, keys: Callable[[], Iterator[list[Key]]], workers: int, prefetch: int) -> Stream:
-    stream = _stream(dataset, keys, workers, prefetch)
-    _LIVE.add(stream)
-    return stream
+class Stream(Iterator[Batch]):
+    """Batches, with the account of what they hold. `close()` ends the workers."""
+
+    def __init__(
+        self,
+        workers: Workers,
+        tasks: Iterable[Task],
+        ledger: Ledger,
+        quarantine: Quarantine | None = None,
+        pin: bool = False,
+    ) -> None:
+        self.workers, self.ledger, self.quarantine = workers, ledger, quarantine
+        self.ended: list[Account] = []  # epochs that ended since somebody emptied this list
+        self._name = workers.dataset.name
+        if quarantine is not None:
+            workers.deadly |= quarantine.deadly
+        self._made = _pinned(workers.made(tasks)) if pin else workers.made(tasks)
+        _LIVE.add(self)
+
+    def __next__(self) -> Batch:
+        made = next(self._made)
+        try:
+            self._book(made)
+        except BaseException:
+            self.close()
+            raise
+        return made.batch
+
+    def _book(self, made: Made) -> None:
+        for bad in made.bad.values():
+            if self.quarantine is None:
+                raise BadInput(bad.reason)
+            self.quarantine.add(bad)
+        ended = self.ledger.add(made, self._name)
+        if ended and self.quarantine is not None:  # what other ranks found counts as well
+            self.quarantine.refresh()
+            self.quarantine.check()
+        self.ended += ended
+
+    def close(self) -> None:
+        self._made.close()
 
 
-def _stream(dataset: Samples, keys: Callable[[], Iterator[list[Key]]], workers: int, prefetch: int) -> Stream:
-    fork = "fork" if workers and sys.platform == "linux" else None  # the source's names are then shared, not copied
-    feeder: DataLoader[Any] = DataLoader(
-        _Fetched(dataset),  # type: ignore[arg-type]  # torch asks for its Dataset class but uses __getitem__ only
-        sampler=_Keys(keys),
-        batch_size=None,  # each "sample" is a whole batch already
-        num_workers=workers,
-        prefetch_factor=prefetch if workers else None,
-        multiprocessing_context=fork,
-        worker_init_fn=_start_worker if workers else None,
-        collate_fn=_as_is,
-        generator=torch.Generator(),  # else torch draws a seed from the global generator, and the run's draws shift
-    )
-    batches = iter(feeder)
-    try:
-        for batch in batches:
-            if isinstance(batch, _Failed):
-                raise BadInput(batch.text)
-            yield batch
-    finally:
-        del batches  # ends the workers now, not when the garbage collector comes by
+def _pinned(stream: Generator[Made, None, None]) -> Generator[Made, None, None]:
+    """One batch ahead, in a thread: copying to page-locked memory would else be time in which the GPU waits."""
+    device = torch.cuda.current_device()
+
+    def following() -> Made | None:
+        torch.cuda.set_device(device)  # each thread has its own, and starts with the first
+        made = next(stream, None)
+        return made and made._replace(batch=_pin(made.batch))
+
+    with ThreadPoolExecutor(1, thread_name_prefix="pin") as pool:
+        ahead = pool.submit(following)
+        try:
+            while (made := ahead.result()) is not None:
+                ahead = pool.submit(following)
+                yield made
+        finally:
+            wait([ahead])  # a generator cannot be closed while it runs
+            stream.close()
 
 
-def _as_is(batch: Any) -> Any:
-    return batch
-
-
-def _start_worker(worker: int) -> None:
-    """Signals to the whole group are for the main process: it finishes its step, and needs the batches for that.
-
-    A second SIGTERM is obeyed, because that is how Python ends what is left over when it exits.
-    """
-    torch.set_num_threads(1)
-    if sys.platform == "win32":
-        return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _first_terminate)
-
-
-def _first_terminate(number: int, frame: FrameType | None) -> None:
-    with contextlib.suppress(ValueError):
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _pin(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return leaf.pin_memory()
+    if isinstance(leaf, dict):
+        return {k: _pin(v) for k, v in leaf.items()}
+    return [_pin(v) for v in leaf] if isinstance(leaf, list) else leaf

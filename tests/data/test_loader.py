@@ -22,18 +22,11 @@ from PIL import Image
 from tessella.card import Preprocess
 from tessella.data.augment import AugmentConfig
 from tessella.data.finish import Finish
-from tessella.data.loader import (
-    Batch,
-    Loader,
-    LoaderConfig,
-    Order,
-    Pictures,
-    _close_streams,
-    default_workers,
-    once,
-    share,
-)
-from tessella.data.source import open_folder, open_pictures
+from tessella.data.folder import open_folder, open_pictures
+from tessella.data.loader import Loader, LoaderConfig, _close_streams, default_workers, once, share
+from tessella.data.order import Key
+from tessella.data.pictures import Pictures
+from tessella.data.samples import Batch, Spot
 from tessella.errors import BadInput
 
 PRE = Preprocess(size=(8, 8), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
@@ -145,17 +138,29 @@ def test_unreadable_picture_stops_the_run_in_one_line(folder: Path, tmp_path: Pa
 
 
 class Patient:
-    """A dataset whose first sample of a worker tells who it is, and takes its time."""
+    """A dataset that takes its time; a batch tells who made it."""
+
+    labels = chunks = None
+    paired = False
 
     def __len__(self) -> int:
         return 1000
 
-    def sample(self, epoch: int, index: int) -> dict[str, Any]:
-        time.sleep(0.02)
-        return {"pid": os.getpid(), "threads": torch.get_num_threads()}
+    def name(self, sample: int) -> str:
+        return str(sample)
 
-    def collate(self, samples: Sequence[dict[str, Any]]) -> Batch:
-        return samples[0]
+    def megapixels(self) -> float | None:
+        return None
+
+    def ready(self) -> None:
+        pass
+
+    def sample(self, key: Key) -> dict[str, Any]:
+        time.sleep(0.02)
+        return {"ids": str(key.sample)}
+
+    def collate(self, samples: Sequence[dict[str, Any]], spots: Sequence[Spot]) -> Batch:
+        return {"ids": [s["ids"] for s in samples], "pid": os.getpid(), "threads": torch.get_num_threads()}
 
 
 def test_workers_outlive_a_signal_to_the_group_and_end_with_the_iterator() -> None:
@@ -201,6 +206,7 @@ def test_leaving_with_an_open_stream_is_quick_and_quiet(tmp_path: Path) -> None:
     """A signal to the whole group: the main process still gets a batch, and leaves neither noise nor processes."""
     lines = Path(__file__).read_text().split("class Patient:")[1].split("\n\n\n")[0]
     head = "import os, time, torch\nfrom typing import Any\nfrom collections.abc import Sequence\nBatch = dict\n"
+    head += "Key = Spot = object\n"
     (tmp_path / "tests_of_loader.py").write_text(f"{head}\nclass Patient:{lines}\n")
     run = subprocess.Popen(
         [sys.executable, "-c", LEAVING],
@@ -229,18 +235,6 @@ def test_global_generators_are_left_alone(folder: Path) -> None:
     steps(pictures(folder), 2, batch=4, workers=0)
     steps(pictures(folder), 2, batch=4, workers=1)
     assert torch.equal(before[0], torch.get_rng_state()) and np.array_equal(before[1], np.random.get_state()[1])
-
-
-def test_order_starts_far_away_at_once_and_keeps_few_permutations() -> None:
-    order = Order(1_000_000, 0)
-    began = time.monotonic()
-    epoch, _ = order.at(10**15)
-    assert epoch == 10**9 and time.monotonic() - began < 2
-    small = Order(3, 0)
-    assert sorted(i for _, i in (small.at(p) for p in range(3))) == [0, 1, 2]
-    for p in range(300):
-        small.at(p)
-    assert len(small._known) <= 2
 
 
 def test_shares_cut_everything_once() -> None:

@@ -1,0 +1,111 @@
+"""A source's pictures as samples: read, decoded, brought to the card's size, and put together to batches."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..card import Preprocess
+from ..errors import BadInput
+from .augment import AugmentConfig, augment
+from .decode import header
+from .mix import MixConfig, mixed
+from .order import Key
+from .samples import Batch, Spot
+from .seeded import generator
+from .shared import empty
+from .source import Source
+from .transforms import prepare
+
+LOOKS = 9  # headers looked at for advice
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """With `augment` a new random view in every epoch, without it exactly what evaluation sees."""
+
+    source: Source
+    preprocess: Preprocess
+    augment: AugmentConfig | None = None
+    seed: int = 0  # of the augmentation and of mixing
+    mix: MixConfig | None = None
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        return self.source.labels
+
+    @property
+    def chunks(self) -> NDArray[np.int64] | None:
+        return self.source.chunks
+
+    @property
+    def paired(self) -> bool:
+        return self.mix is not None
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def name(self, sample: int) -> str:
+        return self.source.ids[sample]
+
+    def megapixels(self) -> float | None:
+        """The median of a few, by their headers."""
+        sizes = []
+        for i in range(0, len(self), max(1, len(self) // LOOKS)):
+            with contextlib.suppress(BadInput):
+                found = header(self.source.read(i), self.source.ids[i])
+                sizes.append(found.height * found.width / 1e6)
+        return median(sizes) if sizes else None
+
+    def ready(self) -> None:
+        """Imports that take a second, and a fork then has."""
+        if self.augment is not None:
+            importlib.import_module("torchvision.transforms.v2.functional")
+        with contextlib.suppress(ImportError):
+            importlib.import_module("simplejpeg")
+
+    def sample(self, key: Key) -> dict[str, Any]:
+        """Leaves beside `ids` and `image`: `label`, and the source's other targets by their names."""
+        name, source = self.source.ids[key.sample], self.source
+        data = source.read(key.sample)
+        if self.augment is None:
+            pixels = prepare(data, self.preprocess, name)
+        else:
+            turn = (key.turn,) if key.turn else ()  # the first is drawn as it always was
+            pixels = augment(data, self.augment, self.preprocess, generator(self.seed, key.epoch, name, *turn), name)
+        label = {} if source.labels is None else {"label": int(source.labels[key.sample])}
+        return {
+            "ids": name,
+            "image": pixels,
+            **label,
+            **{k: column[key.sample] for k, column in source.targets.items()},
+        }
+
+    def collate(self, samples: Sequence[dict[str, Any]], spots: Sequence[Spot]) -> Batch:
+        """Pictures and labels become tensors, other targets lists: those of two pictures may differ in size."""
+        batch: Batch = {"ids": [s["ids"] for s in samples], "image": self._stack([s["image"] for s in samples])}
+        if self.source.labels is not None:
+            batch["label"] = torch.tensor([s["label"] for s in samples], dtype=torch.int64)
+        for name in self.source.targets:
+            batch[name] = [s[name] for s in samples]
+        if self.mix is not None:
+            epochs, positions = [spot.key.epoch for spot in spots], [spot.position for spot in spots]
+            batch = mixed(batch, positions, epochs, self.mix, self.seed)
+        return batch
+
+    def _stack(self, images: list[Tensor]) -> Tensor:
+        if not images:
+            kinds = {"uint8": torch.uint8, "uint16": torch.uint16, "float32": torch.float32}
+            return torch.empty((0, self.preprocess.channels, *self.preprocess.size), dtype=kinds[self.preprocess.depth])
+        shape, dtype = (len(images), *images[0].shape), images[0].dtype
+        out = torch.empty(shape, dtype=dtype) if self.mix is not None else empty(shape, dtype)  # mixing makes a copy
+        return torch.stack(images, out=out)
