@@ -29,10 +29,11 @@ def cut(batch: Batch, start: int, stop: int) -> Batch:
     return {key: leaf[start:stop] for key, leaf in batch.items()}
 
 
-def split(batch: Batch, parts: int) -> list[Batch]:
-    """In order, sizes as equal as can be; never an empty part."""
+def split(batch: Batch, parts: int, exactly: bool = False) -> list[Batch]:
+    """In order, sizes as equal as can be. `exactly`: this many, though some be empty, because other ranks have as many
+    and unreadable pictures left fewer samples here; else none is empty, unless the batch is."""
     n = size(batch)
-    parts = max(1, min(parts, n))
+    parts = parts if exactly else max(1, min(parts, n))
     return [cut(batch, i * n // parts, (i + 1) * n // parts) for i in range(parts)]
 
 

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
+
+class Feed(Protocol):
+    """Whoever brings the batches, as the trainer sees it: what it counts goes to the log, what it says to the user."""
+
+    def figures(self) -> dict[str, float]: ...
+    def remarks(self, waiting: float) -> list[str]: ...  # `waiting`: share of the time since the last call
+
 
 class Clock:
     """Adds up steps until it is read, then starts afresh."""

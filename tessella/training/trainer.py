@@ -22,7 +22,7 @@ from ..errors import BadInput, DiskFull, Diverged, Stopped, TessellaError
 from ..objectives.objective import Batch, Objective
 from . import choose, distributed, memory, state
 from .batch import check, move, size, split
-from .clock import Clock
+from .clock import Clock, Feed
 from .diagnose import diagnose
 from .ema import Average
 from .log import Log, Row
@@ -31,6 +31,7 @@ from .refuse import refuse, refuse_values
 from .schedule import learning_rate
 from .seeds import reseed
 from .stop import StopSignal
+from .weigh import count, shares, weighted, without_gradient
 
 Infer = Callable[[Batch], Any]
 
@@ -71,9 +72,8 @@ class Job:
     allow: tuple[str, ...] = ()  # keys of `identity` that may have changed all the same
     finish: nn.Module | None = None  # batch -> batch, on the device, before the objective (normalise, mix)
     evaluate: Callable[[Infer], dict[str, float]] | None = None  # called on all ranks together
-    ship: Callable[[dict[str, Tensor], dict[str, float], int], None] | None = (
-        None  # (tensors of `model`, metrics, step)
-    )
+    ship: Callable[[dict[str, Tensor], dict[str, float], int], None] | None = None  # (tensors, metrics, step)
+    feed: Feed | None = None  # who brings the batches: it is asked for figures and remarks with every row
     quiet: bool = False
 
 
@@ -150,10 +150,13 @@ class Trainer:
         cfg, progress = self.cfg, step / self.cfg.steps
         check(batch)
         while True:
-            micros = split(batch, self.parts)
-            counts, totals, asked = self._count(micros, stop)
+            micros = split(batch, self.parts, exactly=parallel.active())
+            counts, totals, asked = count(self.objective, micros, stop, self.device)
             if asked:
                 return "stopped"
+            if not totals[""]:  # on all ranks
+                self._notes.append(f"step {step}: none of its pictures could be read; nothing was updated")
+                return "done"
             try:
                 losses = self._gradients(step, micros, counts, totals)
                 break
@@ -177,17 +180,6 @@ class Trainer:
         self.clock.add(time.perf_counter() - began, waited, totals[""])
         return "done"
 
-    def _count(self, micros: list[Batch], stop: bool) -> tuple[list[dict[str, float]], dict[str, float], bool]:
-        """How many things each loss is a mean over: for every micro-batch here, and in all of the global batch. And
-        whether any rank was asked to stop: in the same exchange, so that all of them stop at the same step."""
-        counts = [{"": float(size(m)), **self.objective.counts(m)} for m in micros]
-        names = sorted(counts[0])
-        local = [float(stop), *(sum(c[name] for c in counts) for name in names)]
-        if parallel.active():
-            kind = torch.float32 if self.device.type == "mps" else torch.float64
-            local = parallel.sum_over_ranks(torch.tensor(local, dtype=kind, device=self.device)).tolist()
-        return counts, dict(zip(names, local[1:], strict=True)), local[0] > 0
-
     def _gradients(
         self, step: int, micros: list[Batch], counts: list[dict[str, float]], totals: dict[str, float]
     ) -> dict[str, Tensor]:
@@ -197,18 +189,21 @@ class Trainer:
         told: dict[str, Tensor] = {}
         for i, micro in enumerate(micros):
             reseed(self.cfg.seed, step, parallel.rank(), i)
-            share = {n: c * parallel.world() / totals[n] if totals[n] else 0.0 for n, c in counts[i].items()}
-            with distributed.synchronised(self.call, i + 1 == len(micros)), self._autocast():
+            share = shares(counts[i], totals)
+            with (
+                distributed.synchronised(self.call, i + 1 == len(micros)),
+                without_gradient(self.objective, not share[""]),
+                self._autocast(),
+            ):
                 losses, metrics = self.call(self.finish(move(micro, self.device)), step / self.cfg.steps)
                 odd = share.keys() - losses.keys() - metrics.keys() - {""}
                 if odd:
                     raise TessellaError(f"counts() names {', '.join(sorted(odd))}, but there is no such loss or metric")
-                weighted = {name: loss * share.get(name, share[""]) for name, loss in losses.items()}
-                total = torch.stack([v.float() for v in weighted.values()]).sum()
+                parts = weighted(losses, share)
+                total = torch.stack([v.float() for v in parts.values()]).sum()
                 torch.autograd.backward(total)
             with torch.no_grad():
-                seen = weighted | {name: value * share.get(name, share[""]) for name, value in metrics.items()}
-                seen |= {"loss": total}
+                seen = parts | weighted(metrics, share) | {"loss": total}
                 told = {name: told.get(name, 0.0) + value.detach().float() for name, value in seen.items()}
         return told
 
@@ -240,7 +235,7 @@ class Trainer:
         return norm
 
     def _diverged(self, step: int, micros: list[Batch]) -> None:
-        ready = [self.finish(move(m, self.device)) for m in micros]
+        ready = [self.finish(move(m, self.device)) for m in micros if size(m)]
         with self._autocast():
             why = diagnose(self.objective, ready, step / self.cfg.steps, localise=not distributed.is_sharded(self.call))
         what = f"step {step}: the loss or its gradient is not finite; nothing was updated"
@@ -250,10 +245,14 @@ class Trainer:
 
     def report(self, step: int) -> Row:
         """The figures of the newest step: means over all ranks."""
-        names = sorted(self.figures)
-        values = parallel.mean_over_ranks(torch.stack([self.figures[n].float() for n in names])).tolist()
+        names = sorted(self.figures)  # none before the first update
+        told = [self.figures[n].float() for n in names]
+        values = parallel.mean_over_ranks(torch.stack(told)).tolist() if told else []
         row: Row = {"step": step, **dict(zip(names, values, strict=True)), "lr": self.lr}
         row |= self.clock.read(self.cfg.steps - step - 1) | {"memory": memory.peak_bytes(self.device)}
+        if self.job.feed is not None:
+            row |= self.job.feed.figures()
+            self._notes += self.job.feed.remarks(row["waiting"] if self.history else 0.0)  # workers take time to start
         self.history.append(row)
         return row
 

@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 from oracle import classification as oracle
 from ranks import run_ranks
 
+from tessella.errors import BadInput
 from tessella.metrics.accuracy import cross_entropy, per_class, summary, top
 from tessella.metrics.predictions import Predictions, fill
 
@@ -106,5 +107,19 @@ def test_two_ranks_with_unequal_shares_see_the_whole(tmp_path: Path) -> None:
 
 
 def test_nothing_to_see_is_an_error() -> None:
-    with pytest.raises(ValueError):
-        fill(lambda batch: batch["image"], [])
+    nothing = {"ids": [], "label": torch.zeros(0, dtype=torch.int64), "image": torch.zeros(0, 2)}
+    for batches in ([], [nothing]):
+        with pytest.raises(BadInput, match="no picture"):
+            fill(lambda batch: batch["image"], batches)
+
+
+def test_empty_batches_need_no_network() -> None:
+    """Some networks refuse a batch of nothing; in one process nobody waits for them."""
+    one = {"ids": ["a"], "label": torch.tensor([1]), "image": torch.ones(1, 2)}
+    nothing = {k: v[:0] for k, v in one.items()}
+
+    def infer(batch: dict[str, Any]) -> torch.Tensor:
+        assert len(batch["ids"])
+        return batch["image"]
+
+    assert fill(infer, [nothing, one, nothing]).ids == ("a",)
