@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import BadInput
 from .decode import header
-from .geometry import SWAPPED, upright_boxes
+from .geometry import upright_boxes, upright_size
 from .names import Names
 from .sniff import Header
 from .source import Reader
@@ -47,7 +47,7 @@ class SizeColumn:
 def turn_of(told: tuple[int, int], head: Header, name: str = "the picture") -> int:
     """The EXIF turn that annotations drawn on a picture of this (height, width) have still to be given: 1 is none."""
     upright = head.height, head.width
-    stored = upright[::-1] if head.turn in SWAPPED else upright
+    stored = upright_size(upright, head.turn)  # the swap is its own way back
     if 0 in told or told == upright:
         return 1
     if told == stored:
