@@ -73,6 +73,13 @@ FAULTS = [
     ("preprocess/image/std", [0.5, 0.5, 0], "std is .*above 0"),
     ("preprocess/image/channels", 0, "channels is 0"),
     ("preprocess/image/decode", "half", "preprocess.image.decode is 'half'"),
+    ("preprocess/image/resize", "letterbox", "crop is 0.9, and resize 'letterbox' has nothing to crop"),
+    ("preprocess/image/resize", "fit", "preprocess.image.resize is 'fit'"),
+    ("preprocess/image/fill", [1, 2], r"fill is \[1.0, 2.0\]; give one number or 3"),
+    ("preprocess/image/fill", [256], r"fill is \[256.0\].*0 to 255"),
+    ("preprocess/image/limits", [1, 1], r"limits is \[1.0, 1.0\]"),
+    ("preprocess/image/limits", [0], "preprocess.image.limits"),
+    ("preprocess/image/depth", "uint12", "preprocess.image.depth is 'uint12'"),
     ("metrics/top1", "good", "metrics.top1 is 'good'"),
     ("files", {"../model.safetensors": "0" * 64}, r"files has the key '../model.safetensors'"),
     ("files", {"/model.safetensors": "0" * 64}, "files has the key"),
@@ -80,6 +87,19 @@ FAULTS = [
     ("files", {"a": "xyz"}, "files.a is 'xyz'"),
     ("licence", 3, "licence is 3"),
 ]
+
+
+def test_cards_from_before_a_key_was_added_still_load(tmp_path: Path) -> None:
+    """What they did not say is what was done then: every pixel decoded, 8 bits, no borders."""
+    plain = changed("licence", "Apache-2.0")
+    for key in ("depth", "limits", "fill"):
+        del plain["preprocess"]["image"][key]
+    (tmp_path / "model.json").write_text(json.dumps(plain))
+    seen = cards.read(tmp_path).preprocess["image"]
+    assert seen == IMAGE and (seen.depth, seen.limits, seen.fill, seen.decode) == ("uint8", None, None, "full")
+    deep = replace(IMAGE, crop=1.0, resize="pad", depth="float32", limits=(-5.0, 9.0), fill=(0.0,), decode="scaled")
+    cards.write(tmp_path, replace(CARD, preprocess={"image": deep}))
+    assert cards.read(tmp_path).preprocess["image"] == deep
 
 
 @pytest.mark.parametrize(("key", "value", "words"), FAULTS, ids=[f"{k}={str(v)[:20]}" for k, v, _ in FAULTS])

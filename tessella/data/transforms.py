@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..card import Preprocess
-from .decode import Pixels, decode, header
+from .decode import Header, Pixels, decode, header
+from .jpeg import SCALES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,35 +31,45 @@ SPARE = 2  # times the size to come that a scaled decoding keeps: closer, and th
 
 def prepare(data: bytes, preprocess: Preprocess, name: str = "the picture") -> Tensor:
     """Bytes of a file to the (C, h, w) that evaluating, predicting and serving see; not yet normalised."""
+    head = _scalable(data, preprocess, name)
     pixels = decode(
         data,
         preprocess.channels,
         name,
         depth=preprocess.depth,
-        least=_least(data, preprocess, name),
+        least=_least(head, preprocess) if head else None,
         limits=preprocess.limits,
     )
-    return evaluation_pixels(pixels, preprocess)
+    return evaluation_pixels(pixels, preprocess, head)
 
 
-def evaluation_pixels(image: Pixels, preprocess: Preprocess) -> Tensor:
-    """(H, W, C) decoded to (C, h, w) of the card's size; the same in train, evaluate, predict and serve."""
+def evaluation_pixels(image: Pixels, preprocess: Preprocess, head: Header | None = None) -> Tensor:
+    """(H, W, C) decoded to (C, h, w) of the card's size; the same in train, evaluate, predict and serve.
+
+    `head`: of the file, where `image` may be a scaled decoding of it; the geometry is then the whole picture's.
+    """
     if preprocess.resize in ("shortest", "squash"):
         image = _middle(image)
-    image = resize(image, _resized(image.shape[:2], preprocess), preprocess.interpolation)
+    whole, box = (image.shape[:2], None) if head is None else (head[:2], covered(head, image.shape[:2]))
+    image = resize(image, _resized(whole, preprocess), preprocess.interpolation, box)
     return to_tensor(_placed(image, preprocess))
 
 
-def resize(image: Pixels, size: tuple[int, int], interpolation: str) -> Pixels:
-    """(H, W, C) to (h, w, C) by Pillow's antialiased filter; 16-bit and float pixels lose nothing on the way."""
-    if image.shape[:2] == size:
+def resize(
+    image: Pixels, size: tuple[int, int], interpolation: str, box: tuple[float, float, float, float] | None = None
+) -> Pixels:
+    """(H, W, C) to (h, w, C) by Pillow's antialiased filter; 16-bit and float pixels lose nothing on the way.
+
+    `box` (left, top, right, bottom): the part of `image` that becomes the new one; None: all of it.
+    """
+    if image.shape[:2] == size and box is None:
         return image
     flat, how = (size[1], size[0]), FILTERS[interpolation]
     if image.dtype == np.uint8 and image.shape[2] == 3:
-        whole: Pixels = np.asarray(Image.fromarray(image).resize(flat, how))
+        whole: Pixels = np.asarray(Image.fromarray(image).resize(flat, how, box))
         return whole
     held = image if image.dtype == np.uint8 else image.astype(np.float32)
-    planes = [Image.fromarray(np.ascontiguousarray(held[:, :, c])).resize(flat, how) for c in range(image.shape[2])]
+    planes = [Image.fromarray(np.ascontiguousarray(held[:, :, c])).resize(flat, how, box) for c in range(held.shape[2])]
     out: Pixels = np.stack([np.asarray(plane) for plane in planes], axis=2)
     if image.dtype == np.uint16:  # bicubic overshoots at edges
         out = np.rint(np.clip(out, 0, 65535)).astype(np.uint16)
@@ -80,17 +91,36 @@ def to_tensor(image: Pixels) -> Tensor:
     """(H, W, C) to (C, H, W)."""
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))  # its own: Pillow's arrays cannot be written
 
 
-def _least(data: bytes, preprocess: Preprocess, name: str) -> tuple[int, int] | None:
-    """The size that a scaled decoding must keep; None: every pixel."""
+def covered(head: Header, held: tuple[int, int]) -> tuple[float, float, float, float] | None:
+    """Where in a scaled decoding of size `held` the picture lies; None: everywhere.
+
+    A decoder rounds up: of 101 rows at a half it gives 51, of which the picture is 50.5. What is too much is at the end
+    of the rows as stored, and turning the picture upright may bring it to the beginning.
+    """
+    scale = next((s for s in reversed(SCALES) if (-(-head.height // s), -(-head.width // s)) == held), 1)
+    height, width = head.height / scale, head.width / scale
+    if (height, width) == held:
+        return None
+    top = held[0] - height if head.turn in (3, 4, 7, 8) else 0.0
+    left = held[1] - width if head.turn in (2, 3, 6, 7) else 0.0
+    return left, top, left + width, top + height
+
+
+def _scalable(data: bytes, preprocess: Preprocess, name: str) -> Header | None:
+    """Of a picture that may be decoded at a part of its size; None: every pixel is wanted."""
     if preprocess.decode == "full" or preprocess.resize == "native" or data[:2] != b"\xff\xd8":
         return None
-    size = header(data, name)[:2]
-    if preprocess.resize in ("shortest", "squash") and max(size) > THIN * min(size):
-        return None
-    height, width = _resized(size, preprocess)
+    head = header(data, name)
+    longer, shorter = max(head.height, head.width), min(head.height, head.width)
+    thin = preprocess.resize in ("shortest", "squash") and longer > THIN * shorter
+    return None if thin else head
+
+
+def _least(head: Header, preprocess: Preprocess) -> tuple[int, int]:
+    height, width = _resized(head[:2], preprocess)
     return SPARE * height, SPARE * width
 
 
