@@ -7,17 +7,21 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from . import __version__, parallel
-from .card import Card, Head, Preprocess
+from .card import Card, Head, Preprocess, Resize
 from .config import encode, flatten
 from .data.finish import Finish
 from .data.loader import Loader, LoaderConfig, Pictures, default_workers, once
-from .data.source import DataConfig, Splits
+from .data.quarantine import Quarantine
+from .data.source import DataConfig, Source, Splits
+from .data.statistics import measured
 from .errors import BadInput
 from .metrics.accuracy import summary
 from .metrics.predictions import fill
@@ -31,6 +35,7 @@ from .training.seeds import reseed
 from .training.trainer import Infer
 from .weights.io import write_model
 
+QUARANTINE = "quarantine.jsonl"  # in the run folder: pictures that cannot be read, each with the reason
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that most photo models use
 FREE = (
     "name",
@@ -38,11 +43,18 @@ FREE = (
     "data.path",
     "data.validation",
     "data.workers",
+    "data.cache",
+    "data.max_bad",
     "train.device",
     "train.log_every",
     "train.keep",
     "train.save_every",
 )
+
+
+ClassWeights = Literal["none", "balanced", "effective"]
+MEASURED = "measured on some of the training pictures"
+EFFECTIVE = 0.999  # beta of the effective number of samples (arXiv 1901.05555)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +65,7 @@ class Run:
     folder: str = "runs"  # where run folders are made
     epochs: float = 30.0  # passes over the training pictures; train.steps follows from it unless given
     size: int = 0  # side of the picture that the model sees, pixels; 0: the architecture's own
+    class_weights: ClassWeights = "none"  # rare classes weigh more in the loss: objective.weights follow from it
     model: ClassifierConfig = field(default_factory=ClassifierConfig)
     objective: ClassifyConfig = field(default_factory=ClassifyConfig)
     data: DataConfig
@@ -87,18 +100,21 @@ def derive(run: Run, given: dict[str, str], splits: Splits) -> Choices:
         what = f"model.classes is {run.model.classes}, but the data has {len(splits.classes)} class folders"
         raise BadInput(f"{what}; leave it out, it follows from the data")
     model, preprocess = _sized(run, len(splits.classes))
+    if (preprocess.channels not in (1, 3) or preprocess.depth != "uint8") and "preprocess.mean" not in given:
+        preprocess = measured(splits.train, preprocess)
+        reasons |= {f"preprocess.{k}": (list(getattr(preprocess, k)), MEASURED) for k in ("mean", "std")}
+    weights = class_weights(splits.train, run.class_weights)
+    if run.class_weights != "none":
+        weights = choose_("objective.weights", weights, f"{run.class_weights}, by class", run.objective.weights)
     batch = choose_("train.batch", _batch(t.batch, n), f"{n} training pictures", t.batch)
-    steps = choose_(
-        "train.steps", max(1, math.ceil(run.epochs * n / batch)), f"{run.epochs:g} passes over {n} pictures", t.steps
-    )
-    lr = choose_(
-        "train.lr", t.lr * math.sqrt(batch / t.batch), f"the recipe's {t.lr:g} at batch {t.batch}, by square root", t.lr
-    )
+    passes = f"{run.epochs:g} passes over {n} pictures"
+    steps = choose_("train.steps", max(1, math.ceil(run.epochs * n / batch)), passes, t.steps)
+    why = f"the recipe's {t.lr:g} at batch {t.batch}, by square root"
+    lr = choose_("train.lr", t.lr * math.sqrt(batch / t.batch), why, t.lr)
     warmup = choose_("train.warmup", min(t.warmup, max(1, steps // 10)), "at most a tenth of the run", t.warmup)
     if warmup >= steps > 1:
-        raise BadInput(
-            f"train.warmup is {warmup}, and the run has {steps} steps only; give fewer, or more --train.steps"
-        )
+        what = f"train.warmup is {warmup}, and the run has {steps} steps only"
+        raise BadInput(f"{what}; give fewer, or more --train.steps")
     evaluate = choose_(
         "train.evaluate_every", max(1, math.ceil(n / batch)), "once a pass, at most 20 times", t.evaluate_every
     )
@@ -124,8 +140,22 @@ def derive(run: Run, given: dict[str, str], splits: Splits) -> Choices:
     )
     if train.batch % parallel.world():
         raise BadInput(f"train.batch {train.batch} cannot be shared by {parallel.world()} processes; give a multiple")
-    settled = replace(run, model=model, preprocess=preprocess, train=train, data=replace(run.data, workers=workers))
+    data = replace(run.data, workers=workers)
+    objective = replace(run.objective, weights=weights or run.objective.weights)
+    settled = replace(run, model=model, objective=objective, preprocess=preprocess, train=train, data=data)
     return Choices(settled, reasons)
+
+
+def class_weights(source: Source, kind: ClassWeights) -> tuple[float, ...]:
+    """One for each class, their mean over the samples is 1; a class without pictures weighs 1."""
+    if source.labels is None or kind == "none":
+        return ()
+    counts: NDArray[np.float64] = np.bincount(source.labels, minlength=len(source.classes)).astype(np.float64)
+    there = counts > 0
+    held = np.where(there, counts, 1.0)
+    rare = 1 / held if kind == "balanced" else (1 - EFFECTIVE) / (1 - EFFECTIVE**held)
+    mean = float((rare * counts).sum() / counts.sum())
+    return tuple(round(float(w), 6) for w in np.where(there, rare / mean, 1.0))
 
 
 def _sized(run: Run, classes: int) -> tuple[ClassifierConfig, Preprocess]:
@@ -137,13 +167,22 @@ def _backbone(run: Run) -> ViTConfig:
     return replace(run.model.backbone, image_size=run.size) if run.size else run.model.backbone
 
 
-def default_preprocess(run: Run) -> Preprocess:
-    """What the architecture takes: its size, its channels; small pictures whole, large ones without their rim."""
+def default_preprocess(run: Run, resize: Resize = "shortest") -> Preprocess:
+    """What the architecture takes: its size, its channels; small pictures whole, large ones without their rim. Large
+    JPEGs are decoded at a fraction of their size: a network that learned from such pixels meets them again."""
     backbone = _backbone(run)
     grey = tuple((sum(v) / 3,) * backbone.channels for v in IMAGENET)
     mean, std = IMAGENET if backbone.channels == 3 else grey
-    crop = 1.0 if max(backbone.size) <= 112 else 0.875
-    return Preprocess(size=backbone.size, crop=crop, mean=mean, std=std, channels=backbone.channels)
+    crop = 1.0 if max(backbone.size) <= 112 or resize not in ("shortest", "squash") else 0.875
+    return Preprocess(
+        size=backbone.size,
+        resize=resize,
+        crop=crop,
+        mean=mean,
+        std=std,
+        channels=backbone.channels,
+        decode="scaled",
+    )
 
 
 def _batch(wanted: int, pictures: int) -> int:
@@ -171,8 +210,18 @@ def objects(run: Run, splits: Splits, folder: Path, allow: tuple[str, ...] = ())
     reseed(run.train.seed, -1)
     objective = _objective(run)
     rank, world = parallel.rank(), parallel.world()
-    pictures = Pictures(splits.train, run.preprocess, run.data.augment, run.train.seed)
-    cut = LoaderConfig(batch=run.train.batch, seed=run.train.seed, workers=run.data.workers, rank=rank, ranks=world)
+    pictures = Pictures(splits.train, run.preprocess, run.data.augment, run.train.seed, run.data.mix)
+    cut = LoaderConfig(
+        batch=run.train.batch,
+        seed=run.train.seed,
+        balance=run.data.balance,
+        repeats=run.data.repeats,
+        workers=run.data.workers,
+        pin=torch.device(choose.device(run.train.device)[0]).type == "cuda",
+        rank=rank,
+        ranks=world,
+    )
+    loader = Loader(pictures, cut, _quarantine(run, splits.train, folder, "train"))
 
     def ship(tensors: dict[str, Tensor], metrics: dict[str, float], step: int) -> None:
         write_model(folder / "model", tensors, _card(run, splits.classes, metrics, step))
@@ -182,18 +231,25 @@ def objects(run: Run, splits: Splits, folder: Path, allow: tuple[str, ...] = ())
         identity=identity(run, splits),
         allow=allow,
         finish=Finish(run.preprocess),
-        evaluate=_evaluation(run, splits) if splits.val is not None else None,
+        evaluate=_evaluation(run, splits.val, folder) if splits.val is not None else None,
         ship=ship,
+        feed=loader,
     )
-    return Built(objective, Loader(pictures, cut).batches, job)
+    return Built(objective, loader.batches, job)
 
 
-def _evaluation(run: Run, splits: Splits) -> Callable[[Infer], dict[str, float]]:
-    assert run.preprocess is not None and splits.val is not None
-    held_out, rank, world = Pictures(splits.val, run.preprocess), parallel.rank(), parallel.world()
+def _quarantine(run: Run, source: Source, folder: Path, part: str) -> Quarantine:
+    """All parts and ranks share one list in the run folder."""
+    return Quarantine(folder / QUARANTINE, len(source), run.data.max_bad, part)
+
+
+def _evaluation(run: Run, source: Source, folder: Path) -> Callable[[Infer], dict[str, float]]:
+    assert run.preprocess is not None
+    held_out, rank, world = Pictures(source, run.preprocess), parallel.rank(), parallel.world()
+    bad, batch = _quarantine(run, source, folder, "val"), max(1, run.train.batch // world)
 
     def evaluate(infer: Infer) -> dict[str, float]:
-        return summary(fill(infer, once(held_out, max(1, run.train.batch // world), run.data.workers, rank, world)))
+        return summary(fill(infer, once(held_out, batch, run.data.workers, rank, world, bad)))
 
     return evaluate
 

@@ -21,12 +21,15 @@ NAME = "model.json"
 FORMAT_VERSION = 1  # raise it when an older reader would misread the file, not when a key is added
 
 
+Resize = Literal["shortest", "squash", "letterbox", "pad", "native"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
     """From a decoded picture to what the network expects."""
 
     size: tuple[int, int]  # height, width in pixels
-    resize: Literal["shortest", "squash", "letterbox", "pad", "native"] = "shortest"
+    resize: Resize = "shortest"
     # shortest: cover the size, crop the centre; squash: ignore the aspect; letterbox: fit inside, equal borders;
     # pad: fit inside, borders right and below; native: no resampling, crop or border the centre
     crop: float = 1.0  # share of the side that shortest and squash keep: resize to size / crop, then crop the centre

@@ -24,6 +24,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 Like = Annotated[str | None, typer.Option(help="The architecture of a bare weights file, such as vit_t16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps.")]
 Workers = Annotated[int | None, typer.Option(help="Processes that load pictures; 0: none.")]
+MaxBad = Annotated[float | None, typer.Option(help="Share of unreadable pictures above which it stops; 0.01.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -54,7 +55,8 @@ def train(
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="DATA [MY.TOML] [--train.lr 3e-4 ...]", help="A picture folder; settings by dotted name."
+            metavar="DATA [MY.TOML] [--train.lr 3e-4 ...]",
+            help="A folder, zip, tar, shards, table, known set or hf:owner/name; settings by dotted name.",
         ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Architecture; see `tessella list`.")] = None,
@@ -62,13 +64,17 @@ def train(
     epochs: Annotated[float | None, typer.Option(help="Passes over the training pictures.")] = None,
     batch: Annotated[int | None, typer.Option(help="Pictures a step, over all processes.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the picture that the model sees, in pixels.")] = None,
+    channels: Annotated[int | None, typer.Option(help="Channels of the pictures, where it is not 3.")] = None,
+    resize: Annotated[str | None, typer.Option(help="shortest, squash, letterbox, pad or native.")] = None,
+    max_bad: MaxBad = None,
+    balance: Annotated[str | None, typer.Option(help="none, classes or root: how often rare classes come.")] = None,
     workers: Workers = None,
     seed: Annotated[int | None, typer.Option(help="Decides everything random.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run folder inside runs/.")] = None,
     resume: Annotated[str | None, typer.Option(help="A run folder to go on with.")] = None,
     allow_change: Annotated[list[str] | None, typer.Option(help="With --resume: a key that may differ.")] = None,
 ) -> None:
-    """Train a classifier on one folder per class. Everything lands in runs/NAME-N/."""
+    """Train a classifier on labelled pictures. Everything lands in runs/NAME-N/."""
     from .verbs.train import resume as again
     from .verbs.train import train as verb
 
@@ -77,8 +83,12 @@ def train(
         "epochs": epochs,
         "train.batch": batch,
         "size": size,
+        "model.backbone.channels": channels,
+        "preprocess.resize": resize,
         "train.seed": seed,
         "data.workers": workers,
+        "data.max_bad": max_bad,
+        "data.balance": balance,
         "name": name,
     }
     settings |= {key: value for key, value in short.items() if value is not None}
@@ -98,9 +108,10 @@ def train(
 @app.command()
 def evaluate(
     source: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, model folder or weights file.")],
-    data: Annotated[str, typer.Argument(help="A folder with one folder per class.")],
+    data: Annotated[str, typer.Argument(help="Labelled pictures: whatever `train` takes.")],
     like: Like = None,
     batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 64,
+    max_bad: MaxBad = None,
     workers: Workers = None,
     device: Device = "auto",
     json: Json = False,
@@ -109,7 +120,8 @@ def evaluate(
     from .verbs.evaluate import Reading
     from .verbs.evaluate import evaluate as verb
 
-    verb(source, data, like=like, reading=Reading(batch=batch, workers=workers, device=device)).tell(json)
+    allowed = {} if max_bad is None else {"max_bad": max_bad}
+    verb(source, data, like=like, reading=Reading(batch=batch, workers=workers, device=device, **allowed)).tell(json)
 
 
 @app.command()
@@ -118,14 +130,16 @@ def predict(
     pictures: Annotated[list[str], typer.Argument(help="Picture files or folders of them.")],
     top: Annotated[int, typer.Option(help="How many classes to name.", min=1)] = 5,
     like: Like = None,
+    max_bad: MaxBad = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Names and probabilities for pictures."""
     from .verbs.predict import predict as verb
-    from .verbs.predict import tell
 
-    tell(verb(source, pictures, top=top, like=like, device=device), json)
+    found = verb(source, pictures, top=top, like=like, device=device)
+    found.tell(json)
+    found.check(**({} if max_bad is None else {"max_bad": max_bad}))
 
 
 @app.command("list")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import BadInput
 from .augment import AugmentConfig
+from .mix import MixConfig
 from .names import Names
 
 Rows = NDArray[np.int64]
@@ -27,7 +28,7 @@ class DataConfig:
     """Which pictures, and how they are fed."""
 
     path: str  # folder, archive, shards, table, name of a known set, or hf:owner/name: see data/open.py
-    kind: Literal["auto", "coco", "voc", "masks"] = "auto"  # what lies in a folder, where its layout does not say
+    kind: Literal["auto", "shards", "coco", "voc", "masks"] = "auto"  # what lies in a folder, where its layout does not say
     image: str | None = None  # of a table: the column with the file's name or bytes; None: found by its name
     label: str | None = None  # of a table: the column with the class; of tar shards: the suffix or JSON key
     split: str | None = None  # of a table: the column that says train, val or test
@@ -40,6 +41,7 @@ class DataConfig:
     balance: Literal["none", "classes", "root"] = "none"  # rare classes come as often, or by the root of their number
     repeats: int = 1  # views of a picture side by side in a batch (repeated augmentation)
     augment: AugmentConfig | None = field(default_factory=AugmentConfig)  # None: training pictures as in evaluation
+    mix: MixConfig | None = None  # mixup and CutMix; None: pictures stay apart
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_share < 1:

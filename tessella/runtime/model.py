@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from ..card import Card, Preprocess
 from ..data.finish import Finish
+from ..data.quarantine import Bad
 from ..data.transforms import prepare
 from ..errors import BadInput
 from ..models.classifier import Classifier
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Paths = str | Path | Sequence[str | Path]
+OnBad = Callable[[Bad], None]
 
 
 @dataclass(frozen=True)
@@ -60,19 +62,20 @@ class Model:
 
     def logits(self, paths: Paths, batch: int = 16) -> Array:
         """(N, classes), fp32."""
-        return self._run(self._classifier(), paths, batch)
+        return self._run(self._classifier(), paths, batch)[1]
 
     def embed(self, paths: Paths, batch: int = 16) -> Array:
         """(N, width): the pooled features before the head, fp32."""
-        return self._run(self._classifier().embed, paths, batch)
+        return self._run(self._classifier().embed, paths, batch)[1]
 
-    def predict(self, paths: Paths, top: int = 5, batch: int = 16) -> list[Prediction]:
-        logits = self.logits(paths, batch)
+    def predict(self, paths: Paths, top: int = 5, batch: int = 16, on_bad: OnBad | None = None) -> list[Prediction]:
+        """A picture that cannot be read is an error; with `on_bad` it is told there and has no answer."""
+        read, logits = self._run(self._classifier(), paths, batch, on_bad)
         probabilities = torch.from_numpy(logits).double().softmax(-1).numpy()
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, : min(top, len(self.classes))]
         return [
-            Prediction(str(path), tuple(self.classes[k] for k in row), tuple(float(p[k]) for k in row))
-            for path, row, p in zip(_listed(paths), best, probabilities, strict=True)
+            Prediction(name, tuple(self.classes[k] for k in row), tuple(float(p[k]) for k in row))
+            for name, row, p in zip(read, best, probabilities, strict=True)
         ]
 
     def _classifier(self) -> Classifier:
@@ -82,31 +85,48 @@ class Model:
         return self.network
 
     @torch.no_grad()
-    def _run(self, function: Any, paths: Paths, batch: int) -> Array:
-        parts = []
-        for pixels in decoded_ahead([Path(p) for p in _listed(paths)], self.preprocess, batch):
-            parts.append(function(self.finish({"image": pixels.to(self.device)})["image"]).float().cpu().numpy())
-        if not parts:
+    def _run(self, function: Any, paths: Paths, batch: int, on_bad: OnBad | None = None) -> tuple[list[str], Array]:
+        """(names of what could be read, what the function says of each)."""
+        names: list[str] = []
+        parts: list[Array] = []
+        for read, pixels in decoded_ahead(_listed(paths), self.preprocess, batch, on_bad):
+            if read:
+                names += read
+                parts.append(function(self.finish({"image": pixels.to(self.device)})["image"]).float().cpu().numpy())
+        if not parts and on_bad is None:
             raise BadInput("no picture was given; name at least one file")
-        return np.concatenate(parts)
+        return names, np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
 
 
-def decoded_ahead(paths: list[Path], preprocess: Preprocess, batch: int) -> Iterator[Tensor]:
-    """uint8 batches (B, C, H, W); the next one is decoded while the model works on this one, no more."""
+def decoded_ahead(
+    paths: Sequence[str | Path], preprocess: Preprocess, batch: int, on_bad: OnBad | None = None
+) -> Iterator[tuple[list[str], Tensor]]:
+    """(names, pixels (B, C, H, W) not yet normalised); the next batch is decoded while the model works on this one, no
+    more. Pictures that cannot be read are left out of theirs and told to `on_bad`; without it they are an error."""
 
-    def pixels(path: Path) -> Tensor:
+    def pixels(path: str | Path) -> Tensor | Bad:
         try:
-            held = path.read_bytes()
-        except OSError as error:
-            raise BadInput(f"{path} cannot be read ({error.strerror}); give the path of a picture") from None
-        return prepare(held, preprocess, str(path))
+            try:
+                held = Path(path).read_bytes()
+            except OSError as error:
+                raise BadInput(f"{path} cannot be read ({error.strerror}); give the path of a picture") from None
+            return prepare(held, preprocess, str(path))
+        except BadInput as error:
+            if on_bad is None:
+                raise
+            return Bad(str(path), str(error))
 
     with ThreadPoolExecutor(2, thread_name_prefix="decode") as pool:
         left = iter(paths)
-        ahead = [pool.submit(pixels, p) for p in islice(left, batch)]
+        ahead = [(str(p), pool.submit(pixels, p)) for p in islice(left, batch)]
         while ahead:
-            ready, ahead = ahead, [pool.submit(pixels, p) for p in islice(left, batch)]
-            yield torch.stack([f.result() for f in ready])
+            ready, ahead = ahead, [(str(p), pool.submit(pixels, p)) for p in islice(left, batch)]
+            made = [(name, future.result()) for name, future in ready]
+            for _, found in made:
+                if isinstance(found, Bad) and on_bad is not None:
+                    on_bad(found)
+            kept = [(name, found) for name, found in made if isinstance(found, Tensor)]
+            yield [name for name, _ in kept], torch.stack([p for _, p in kept]) if kept else torch.empty(0)
 
 
 def _listed(paths: Paths) -> list[str | Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as _json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 
 from ..data.loader import Pictures, once
 from ..data.open import open_labelled
+from ..data.quarantine import Quarantine
 from ..errors import BadInput
 from ..metrics.accuracy import per_class, summary
 from ..metrics.predictions import Predictions, fill
@@ -25,6 +26,7 @@ class Reading:
     batch: int = 64
     workers: int | None = None
     device: str = "auto"
+    max_bad: float = 0.01  # share of unreadable pictures above which there is no result
 
     def __post_init__(self) -> None:
         if self.batch < 1 or (self.workers is not None and self.workers < 0):
@@ -37,22 +39,24 @@ class Evaluation:
     classes: dict[str, float | None]  # top-1 of each; None: no picture of it
     predictions: Predictions
     notes: tuple[str, ...] = ()
+    unreadable: dict[str, str] = field(default_factory=dict)  # id -> reason
 
     def tell(self, json: bool = False) -> None:
         if json:
-            print(
-                _json.dumps(
-                    {"pictures": len(self.predictions.ids), **self.metrics, "per_class": self.classes}, indent=1
-                )
-            )
+            told = {"pictures": len(self.predictions.ids), **self.metrics, "per_class": self.classes}
+            print(_json.dumps(told | {"unreadable": self.unreadable}, indent=1))
             return
         for note in self.notes:
             print(note)
         for name, value in self.classes.items():
             print(f"  {name:<24} " + ("no picture" if value is None else f"{100 * value:6.1f} %"))
         m = self.metrics
-        told = f"top-1 {100 * m['top1']:.2f} % · top-5 {100 * m['top5']:.2f} % · loss {m['loss']:.4f}"
-        print(f"{len(self.predictions.ids)} pictures · {told}")
+        figures = f"top-1 {100 * m['top1']:.2f} % · top-5 {100 * m['top5']:.2f} % · loss {m['loss']:.4f}"
+        print(f"{len(self.predictions.ids)} pictures · {figures}")
+        if self.unreadable:
+            print(
+                f"{len(self.unreadable):,} more cannot be read and do not count: {', '.join(list(self.unreadable)[:5])}"
+            )
 
 
 def evaluate(
@@ -61,13 +65,14 @@ def evaluate(
     """Classes of the folder are matched to the model's by name; an unknown one is an error."""
     reading = reading or Reading()
     model = load(source, like, choose.device(reading.device)[0])
-    labelled = open_labelled(Path(data), model.classes)
+    labelled = open_labelled(data, model.classes)
     pictures = Pictures(labelled.source, model.preprocess)
+    bad = Quarantine(None, len(labelled.source), reading.max_bad, "given")
 
     @torch.no_grad()
     def infer(batch: dict[str, Any]) -> Any:
         images = model.finish({"image": batch["image"].to(model.device)})["image"]
         return model(images)
 
-    found = fill(infer, once(pictures, reading.batch, reading.workers))
-    return Evaluation(summary(found), per_class(found, model.classes), found, tuple(labelled.notes))
+    found = fill(infer, once(pictures, reading.batch, reading.workers, quarantine=bad))
+    return Evaluation(summary(found), per_class(found, model.classes), found, tuple(labelled.notes), bad.reasons)

@@ -4,29 +4,76 @@ from __future__ import annotations
 
 import json as _json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.folder import open_pictures
+from ..data.quarantine import Bad
+from ..errors import BadInput
 from ..runtime.load import load
 from ..runtime.model import Prediction
 from ..training import choose
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """An answer for every picture: what it shows, or why it cannot be read."""
+
+    ids: tuple[str, ...]  # in the order given
+    found: dict[str, Prediction]
+    unreadable: dict[str, str]  # id -> reason
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return (self.found[name] for name in self.ids if name in self.found)
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def tell(self, json: bool = False) -> None:
+        if json:
+            print(_json.dumps([self._row(name) for name in self.ids], indent=1))
+            return
+        for prediction in self:
+            print(str(prediction).encode("utf-8", "replace").decode())
+
+    def check(self, max_bad: float = 0.01) -> None:
+        """BadInput above this share of unreadable pictures; below it they are only told."""
+        if not self.unreadable:
+            return
+        reasons = list(self.unreadable.values())
+        told = "; ".join(reasons[:3]) + (f"; and {len(reasons) - 3:,} more" if len(reasons) > 3 else "")
+        if len(self.ids) > 1:
+            told = f"{len(reasons):,} of {len(self.ids):,} pictures cannot be read: {told}"
+        if len(reasons) > max_bad * len(self.ids):
+            raise BadInput(told)
+        print(told.encode("utf-8", "replace").decode(), file=sys.stderr)
+
+    def _row(self, name: str) -> dict[str, object]:
+        if name in self.unreadable:
+            return {"id": name, "error": self.unreadable[name]}
+        p = self.found[name]
+        return {"id": name, "classes": list(p.names), "probabilities": list(p.probabilities)}
+
+
 def predict(
-    source: str | Path, pictures: Sequence[str | Path], *, top: int = 5, like: str | None = None, device: str = "auto"
-) -> list[Prediction]:
-    """Every picture gets an answer, in the order given; one that cannot be read is an error that names it."""
+    source: str | Path,
+    pictures: Sequence[str | Path],
+    *,
+    top: int = 5,
+    like: str | None = None,
+    device: str = "auto",
+) -> Predicted:
+    """Those that can be read are answered; `check()` of the result judges the others."""
     opened = open_pictures(pictures)
     for note in opened.notes:
         print(note, file=sys.stderr)
-    return load(source, like, choose.device(device)[0]).predict(opened.source.ids, top=top)
+    model = load(source, like, choose.device(device)[0])
+    ids = tuple(opened.source.ids)
+    unreadable: dict[str, str] = {}
 
+    def on_bad(bad: Bad) -> None:
+        unreadable[bad.id] = bad.reason
 
-def tell(found: list[Prediction], json: bool) -> None:
-    if json:
-        rows = [{"id": p.id, "classes": list(p.names), "probabilities": list(p.probabilities)} for p in found]
-        print(_json.dumps(rows, indent=1))
-    else:
-        for prediction in found:
-            print(str(prediction).encode("utf-8", "replace").decode())
+    found = model.predict(ids, top=top, on_bad=on_bad)
+    return Predicted(ids, {p.id: p for p in found}, unreadable)

@@ -77,8 +77,11 @@ def train(
         splits = open_data(draft.data)
         start, reasons = _start(draft, recipe, model, splits)
         half, _ = override(start, [_part(source, ("preprocess",), drop=True) for source in sources])
-        if any(_part(source, ("preprocess",)) for source in sources):
-            start = replace(start, preprocess=build.default_preprocess(half))
+        asked = {key: value for source in sources for key, value in _part(source, ("preprocess",)).items()}
+        if asked:
+            start = replace(
+                start, preprocess=build.default_preprocess(half, asked.get("preprocess.resize", "shortest"))
+            )
         run, given = override(start, sources)
         run = _from_anywhere(run)
         given |= {key: "given" for key, value in (("model", model), ("recipe", recipe)) if value is not None} | given
