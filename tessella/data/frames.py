@@ -75,9 +75,7 @@ def compared(reader: Reader, ids: Names, sizes: SizeColumn) -> list[str]:
             odd.append(str(error))  # or a picture that cannot be read at all: the same list of what is wrong
         else:
             turned += [ids[row]] if turn != 1 else []
-    notes = (
-        [f"{len(odd):,} of {len(rows):,} pictures looked at do not fit what is told of them: {odd[0]}"] if odd else []
-    )
+    notes = [f"{len(odd):,} of {len(rows):,} pictures looked at are not what is told of them: {odd[0]}"] if odd else []
     if turned:
         told = f"{len(turned):,} of {len(rows):,} pictures looked at were annotated as stored, not upright"
         notes.append(f"{told}: their boxes are turned with them (first: {turned[0]})")

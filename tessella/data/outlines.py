@@ -93,14 +93,14 @@ def bitmap(shape: Any, size: Size) -> Bitmap:
     return out
 
 
-def of_runs(counts: Sequence[int], size: Size) -> Bitmap:
+def of_runs(counts: Sequence[int] | NDArray[np.int64], size: Size) -> Bitmap:
     """Lengths of runs down the columns, the first of them off."""
     lengths = np.asarray(counts, dtype=np.int64)
     height, width = size
     if lengths.ndim != 1 or (lengths < 0).any() or lengths.sum() != height * width:
         raise ValueError(f"its runs cover {int(lengths.sum()):,} pixels of {height * width:,}")
     flat = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
-    return np.ascontiguousarray(flat.reshape(width, height).T)
+    return flat.reshape(width, height).T
 
 
 def packed(text: str) -> list[int]:
@@ -139,10 +139,8 @@ def of_polygon(corners: Sequence[float], size: Size) -> Bitmap:
     x = (left + 0.5) / FINE - 0.5
     kept = (x == np.floor(x)) & (x >= 0) & (x <= width - 1)  # only at the middle of a column of pixels
     y = np.ceil(np.clip((top[kept] + 0.5) / FINE - 0.5, 0, height)).astype(np.int64)
-    at = x[kept].astype(np.int64) * height + y
-    crossings = np.bincount(at, minlength=height * width + 1)[:-1]
-    inside = np.cumsum(crossings) % 2 == 1
-    return np.ascontiguousarray(inside.reshape(width, height).T)
+    at = np.sort(x[kept].astype(np.int64) * height + y)
+    return of_runs(np.diff(at, prepend=0, append=height * width), size)  # two crossings at one place: a run of none
 
 
 def _line(points: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

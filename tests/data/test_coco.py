@@ -344,7 +344,7 @@ def test_sizes_that_contradict_the_file_and_turned_pictures(tmp_path: Path) -> N
     picture(tmp_path / "turned.jpg", 40, 30, turn=6)
     write(tmp_path / "l.json", told([image(i, name) for i, name in enumerate(names)], []))
     listing = open_coco(str(tmp_path), CFG)
-    assert said(listing, "1 of 3 pictures looked at do not fit", "odd.jpg is 41 x 30 pixels")
+    assert said(listing, "1 of 3 pictures looked at are not what", "odd.jpg is 41 x 30 pixels")
     assert said(listing, "1 of 3 pictures looked at were annotated as stored", "turned.jpg")
 
 

@@ -66,7 +66,7 @@ def test_a_few_are_compared() -> None:
     sizes = SizeColumn(np.array([[24, 40], [24, 40], [9, 9], [0, 0], [1, 1]]))
     held = Held(drawn(1), drawn(6), drawn(1), drawn(1), b"no picture")
     odd, turned = compared(held, Names.of("abcde"), sizes)
-    assert odd.startswith("2 of 5 pictures looked at do not fit") and "c is 40 x 24" in odd
+    assert odd.startswith("2 of 5 pictures looked at are not what") and "c is 40 x 24" in odd
     assert turned.startswith("1 of 5 pictures looked at were annotated as stored") and turned.endswith("(first: b)")
     assert compared(held, Names.of(""), sizes.take(np.array([], dtype=np.int64))) == []
     assert compared(held, Names.of("a"), sizes) == []
