@@ -61,10 +61,8 @@ def test_too_many_stop_the_run_in_one_line(tmp_path: Path) -> None:
         some.add(Bad("4.jpg", "is cut off"))
     text = str(caught.value)
     assert "5 of 200 train pictures" in text and "--max-bad 0.02" in text and "--max-bad 0.025" in text
-    assert (
-        "0.jpg is empty; 1.jpg is empty; 2.jpg is empty; and 2 more" in text
+    assert "0.jpg is empty; 1.jpg is empty; 2.jpg is empty; and 2 more" in text
     assert str(path) in text and "\n" not in text
-    )
     with pytest.raises(BadInput):  # also where it is opened again
         Quarantine(path, 200, 0.02).check()
     Quarantine(path, 200, 0.025).check()
