@@ -269,12 +269,17 @@ def recolour(view: Tensor, cfg: AugmentConfig, rng: np.random.Generator) -> Tens
     return view.contiguous()
 
 
-def stacked(views: Sequence[Tensor]) -> Tensor:
+def stacked(views: Sequence[Tensor], room: Callable[[tuple[int, ...], Any], Tensor] | None = None) -> Tensor:
     """(B, C, h, w) in the layout that the views have: torch.stack would take twenty times as long on views whose
-    channels are last, because it turns them around one number at a time. The device does that in its first pass."""
+    channels are last, because it turns them around one number at a time. The device does that in its first pass.
+
+    `room(shape, dtype)` gives the memory to write to (shared, pinned); None: memory of its own.
+    """
     import torch
 
-    first: Any = views[0]
-    if first.is_contiguous():
-        return torch.stack(list(views))
-    return torch.stack([view.permute(1, 2, 0) for view in views]).permute(0, 3, 1, 2)
+    c, h, w = views[0].shape
+    last = not views[0].is_contiguous()
+    shape = (len(views), h, w, c) if last else (len(views), c, h, w)
+    out = torch.empty(shape, dtype=views[0].dtype) if room is None else room(shape, views[0].dtype)
+    torch.stack([view.permute(1, 2, 0) for view in views] if last else list(views), out=out)
+    return out.permute(0, 3, 1, 2) if last else out

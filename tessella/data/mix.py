@@ -77,18 +77,25 @@ def draw(cfg: MixConfig, size: tuple[int, int], rng: np.random.Generator) -> Mix
 
 
 def mixed(
-    batch: dict[str, Any], positions: Sequence[int], epochs: Sequence[int], cfg: MixConfig, seed: int
+    batch: dict[str, Any],
+    positions: Sequence[int],
+    epochs: Sequence[int],
+    cfg: MixConfig,
+    seed: int,
+    turns: Sequence[int] = (),
 ) -> dict[str, Any]:
     """The batch with mixed `image` (B, C, h, w), and beside `label` the leaves `mix_label` (B,) int64, the partner's
     label, and `mix` (B,) float32, the weight of the own one.
 
-    For a collate: `mixed(batch, [positions in the whole step], [epochs], cfg, seed)`, one entry for each sample that
-    is really there; the batch holds `ids`, `image`, `label`.
+    For a collate: `mixed(batch, [positions in the whole step], [epochs], cfg, seed, [turns])`, one entry for each
+    sample that is really there; the batch holds `ids`, `image`, `label`. `turns` tells apart the views of a picture
+    that an epoch repeats; where nothing is repeated they are all 0 and may be left out.
     """
     import torch
 
     ids: list[str] = batch["ids"]
-    if len(positions) != len(ids) or len(epochs) != len(ids):
+    turns = turns or [0] * len(ids)
+    if not len(positions) == len(epochs) == len(turns) == len(ids):
         raise ValueError(f"{len(ids)} samples, {len(positions)} positions, {len(epochs)} epochs")
     if "label" not in batch:
         raise BadInput("mixing needs labels, and this data has none; leave data.mix out")
@@ -96,11 +103,12 @@ def mixed(
     image: Tensor = batch["image"]
     out, partners = image.clone(), list(range(len(ids)))
     weights = torch.ones(len(ids), dtype=torch.float32)
-    for row, (position, epoch, name) in enumerate(zip(positions, epochs, ids, strict=True)):
+    for row, (position, epoch, name, turn) in enumerate(zip(positions, epochs, ids, turns, strict=True)):
         other = row_of.get(position ^ 1)
         if other is None:
             continue
-        mix = draw(cfg, (image.shape[-2], image.shape[-1]), generator(seed, "mix", epoch, name))
+        rng = generator(seed, "mix", epoch, name, *([turn] if turn else []))
+        mix = draw(cfg, (image.shape[-2], image.shape[-1]), rng)
         if mix.weight < 1:
             blend(out[row].numpy(), image[other].numpy(), mix)
             partners[row], weights[row] = other, mix.weight

@@ -162,7 +162,7 @@ def _jitter_one(image: Tensor, k: int, reach: float, at: float) -> Tensor:
     from torchvision.transforms.v2 import functional as F
 
     if k == 3:
-        return F.adjust_hue(image, reach * (2 * at - 1))  # type: ignore[no-any-return]
+        return turn_hue(image, reach * (2 * at - 1))
     low = max(0.0, 1 - reach)
     factor = low + (1 + reach - low) * at
     adjust = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)[k]
@@ -185,6 +185,38 @@ def solarise(image: Tensor, threshold: float) -> Tensor:
     pixels = image.numpy()
     bright = pixels >= math.ceil(np.float32(threshold))  # single precision: a share of 255 that means 34 is 34
     return torch.from_numpy(pixels ^ (bright.view(np.uint8) * np.uint8(255)))
+
+
+def turn_hue(image: Tensor, by: float) -> Tensor:
+    """(3, h, w) of uint8 with all hues turned by a share of the circle; grey pictures (1, h, w) have none.
+
+    Equal to torchvision's within one level (both are exact but for rounding), at two fifths of its time: the sector of
+    a hue is never looked up, because each channel is a ramp of the distance to its own hue.
+    """
+    import torch
+
+    if image.shape[0] == 1:
+        return image
+    one = np.float32  # numpy would go on in double precision
+    red, green, blue = image.numpy().astype(one)
+    high, low = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+    chroma = high - low
+    most_red, most_green = high == red, high == green
+    hue = np.where(most_red, green - blue, np.where(most_green, blue - red, red - green))
+    hue /= np.maximum(chroma, one(1))
+    hue += np.where(most_red, one(0), np.where(most_green, one(2), one(4)))
+    hue += one(6 * by)
+    hue -= one(6) * np.floor(hue * one(1 / 6))  # 0 to 6
+    out = np.empty(image.shape, np.uint8)
+    for channel, (own, sign) in enumerate(((3, 1), (2, -1), (4, -1))):  # |h - 3| - 1, 2 - |h - 2|, 2 - |h - 4|
+        ramp = np.abs(hue - one(own))
+        ramp = ramp - one(1) if sign > 0 else one(2) - ramp
+        np.clip(ramp, 0, 1, out=ramp)
+        ramp *= chroma
+        ramp += low
+        ramp *= one(255.999 / 255)  # rounded as torchvision does
+        out[channel] = ramp
+    return torch.from_numpy(out)
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:

@@ -308,6 +308,10 @@ def test_stacking_keeps_the_layout() -> None:
     coloured = [augment(data, ALL, pre, generator(i)) for i in range(5)]
     assert stacked(coloured).is_contiguous() and torch.equal(stacked(coloured), torch.stack(coloured))
     assert torch.equal(stacked([plain[0], coloured[0]]), torch.stack([plain[0], coloured[0]]))
+    room: list[torch.Tensor] = []
+    for views in (plain, coloured):
+        held = stacked(views, lambda shape, kind: room.append(torch.empty(shape, dtype=kind)) or room[-1])
+        assert held.data_ptr() == room[-1].data_ptr() and torch.equal(held, torch.stack(views))
 
 
 @pytest.mark.parametrize("name", ["policy", "jitter", "grey", "solarise", "erase"])

@@ -166,6 +166,9 @@ def test_epochs_and_seeds_mix_differently() -> None:
     assert not torch.equal(first["mix"], second["mix"])
     assert not torch.equal(first["mix"], mixed(batch([0, 1]), [0, 1], [0, 0], BOTH, 4)["mix"])
     assert torch.equal(first["mix"], mixed_rows([0, 1])["mix"])
+    again, turned = (mixed(batch([0, 1]), [0, 1], [0, 0], BOTH, 3, turns) for turns in ([0, 0], [0, 1]))
+    assert torch.equal(first["mix"], again["mix"])
+    assert turned["mix"][0] == first["mix"][0] and turned["mix"][1] != first["mix"][1]
 
 
 @pytest.mark.parametrize(("total", "ranks", "fine"), [(8, 1, True), (7, 1, True), (8, 2, True), (6, 2, False),

@@ -209,6 +209,16 @@ def test_jitter_is_torchvisions(k: int, name: str) -> None:
     assert torch.equal(policies._jitter_one(image, 0, 3.0, 0.0), torch.zeros_like(image)), "no factor below 0"
 
 
+@pytest.mark.parametrize("by", [-0.5, -0.31, -0.1, 0.0, 1e-4, 0.07, 0.25, 0.5])
+def test_every_hue_turns_as_in_torchvision(by: float) -> None:
+    """All colours of a fine grid, the greys among them."""
+    steps = torch.arange(0, 256, 5, dtype=torch.uint8)
+    image = torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij")).reshape(3, len(steps), -1)
+    assert (policies.turn_hue(image, by).int() - F.adjust_hue(image, by).int()).abs().max() <= 1
+    assert (policies.turn_hue(image, by + 0.02).int() - F.adjust_hue(image, by).int()).abs().max() > 1
+    assert torch.equal(policies.turn_hue(image[:1], by), image[:1])
+
+
 def test_erased_boxes_keep_to_the_paper() -> None:
     shares, ratios = [], []
     for i in range(800):
