@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,9 +58,9 @@ class ParquetTable:
             columns=tuple(schema.names),
             pictures=frozenset(name for name in binary if full[name] or name not in self._nested),
             known=class_names(features(schema.metadata)),
-            lists=frozenset(f.name for f in schema if "list" in str(f.type)),
+            lists=frozenset(f.name for f in schema if re.match(r"(large_|fixed_size_)?list", str(f.type))),
         )
-        self._lacking = {name: self.rows - n for name, n in full.items()}
+        self._lacking: dict[str, int] = {name: self.rows - n for name, n in full.items()}
 
     def _filled(self, meta: Any, name: str) -> int:
         """Rows of a column of bytes that are not null, where the file says so, else all."""
@@ -67,11 +68,12 @@ class ParquetTable:
         groups = map(meta.row_group, range(meta.num_row_groups))
         chunks = [c for g in groups for c in map(g.column, range(g.num_columns)) if c.path_in_schema == leaf]
         known = [c.statistics.null_count for c in chunks if c.statistics is not None and c.statistics.has_null_count]
-        return int(meta.num_rows - sum(known))
+        return int(meta.num_rows) - int(sum(known))
 
     def largest(self, column: str) -> int:
         """Bytes of the pictures of the largest row group, decoded."""
-        meta, most = opened(self.path).metadata, 0
+        meta = opened(self.path).metadata
+        most = 0
         for group in map(meta.row_group, range(meta.num_row_groups)):
             chunks = map(group.column, range(group.num_columns))
             mine = [int(c.total_uncompressed_size) for c in chunks if c.path_in_schema.split(".")[0] == column]
