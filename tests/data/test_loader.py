@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from tessella.card import Preprocess
+from tessella.data import pictures as pictures_file
 from tessella.data.augment import AugmentConfig
 from tessella.data.finish import Finish
 from tessella.data.folder import open_folder, open_pictures
+from tessella.data.ledger import Account, Ledger
 from tessella.data.loader import Loader, LoaderConfig, _close_streams, default_workers, once, share
 from tessella.data.order import Key
 from tessella.data.pictures import Pictures
-from tessella.data.samples import Batch, Spot
+from tessella.data.quarantine import Bad, Quarantine
+from tessella.data.samples import Batch, Made, Spot
+from tessella.data.source import Source
 from tessella.errors import BadInput
 
 PRE = Preprocess(size=(8, 8), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
@@ -61,22 +68,175 @@ def joined(parts: Sequence[Batch]) -> Batch:
     return {"ids": ids, **{k: torch.cat([part[k] for part in parts]) for k in ("image", "label")}}
 
 
-@settings(max_examples=20, deadline=None)
+@pytest.fixture(scope="module")
+def sources(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Source]:
+    """A folder, the same with a file that cannot be read, and the same as shards."""
+    broken = tmp_path_factory.mktemp("broken") / "photos"
+    shutil.copytree(folder, broken)
+    (broken / "cat/05.png").write_bytes(b"<html>404</html>")
+    (broken / "dog/09.png").write_bytes((folder / "dog/09.png").read_bytes()[:60])
+    plain, holed = (open_folder(place, val_share=0).train for place in (folder, broken))
+    chunks = np.repeat(np.arange(5), [3, 1, 4, 1, 4])
+    return {"folder": plain, "holes": holed, "shards": replace(holed, chunks=chunks)}
+
+
+def stream(source: Source, cfg: LoaderConfig, start: int, n: int) -> list[Batch]:
+    quarantine = Quarantine(None, len(source), 1.0)
+    batches = Loader(Pictures(source, PRE, AugmentConfig(), cfg.seed), cfg, quarantine).batches(start)
+    return list(itertools.islice(batches, n))
+
+
+KINDS = ("folder", "holes", "shards")
+HOLES = {"cat/05.png", "dog/09.png"}
+
+
+def same_for_all(source: Source, cfg: LoaderConfig, start: int, ranks: int) -> list[Batch]:
+    """Asserts that steps `start` and the next hold the same, read from the start by one or from there by many."""
+    want = stream(source, replace(cfg, workers=0), 0, start + 2)[start:]
+    got = [stream(source, replace(cfg, rank=r, ranks=ranks), start, 2) for r in range(ranks)]
+    for step in range(2):
+        assert equal(want[step], joined([got[r][step] for r in range(ranks)]))
+    return want
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
+    kind=st.sampled_from(KINDS),
     seed=st.integers(0, 5),
     batch=st.integers(3, 30),  # also more than there are pictures
     start=st.integers(0, 40),
-    workers=st.integers(0, 2),
     ranks=st.integers(1, 3),
+    balance=st.sampled_from(["none", "none", "classes", "root"]),
+    repeats=st.integers(1, 2),
 )
-def test_workers_ranks_and_restarts_change_nothing(
-    folder: Path, seed: int, batch: int, start: int, workers: int, ranks: int
+def test_a_step_is_a_pure_function_of_seed_and_number(
+    sources: dict[str, Source], kind: str, seed: int, batch: int, start: int, ranks: int, balance: Any, repeats: int
 ) -> None:
-    data = pictures(folder, seed)
-    want = steps(data, start + 2, batch=batch, seed=seed, workers=0)[start:]
-    got = [steps(data, 2, start, batch=batch, seed=seed, workers=workers, rank=r, ranks=ranks) for r in range(ranks)]
-    for step in range(2):
-        assert equal(want[step], joined([got[r][step] for r in range(ranks)]))
+    cfg = LoaderConfig(batch=batch, seed=seed, workers=0, balance=balance, repeats=repeats, window=2)
+    seen = same_for_all(sources[kind], cfg, start, ranks)
+    assert not HOLES & {name for b in seen for name in b["ids"]} or kind == "folder"
+
+
+@pytest.mark.parametrize(
+    ("kind", "workers", "ranks", "start"),
+    [("folder", 1, 1, 7), ("holes", 3, 1, 0), ("shards", 2, 2, 5), ("shards", 3, 1, 11), ("holes", 2, 3, 4)],
+)
+def test_workers_see_the_same(sources: dict[str, Source], kind: str, workers: int, ranks: int, start: int) -> None:
+    same_for_all(sources[kind], LoaderConfig(batch=5, seed=3, workers=workers, window=2), start, ranks)
+
+
+def test_an_order_that_remembers_is_seen(sources: dict[str, Source], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mutation: a sampler that goes on from where it was, instead of from the step that is asked for."""
+    honest = Loader._tasks
+    monkeypatch.setattr(Loader, "_tasks", lambda self, start: honest(self, 0))
+    with pytest.raises(AssertionError):
+        same_for_all(sources["folder"], LoaderConfig(batch=5, workers=0), 3, 1)
+
+
+def test_draws_of_a_worker_of_its_own_are_seen(sources: dict[str, Source], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mutation: augmentation from a generator that each process seeds for itself."""
+    rng = np.random.default_rng()
+    monkeypatch.setattr(pictures_file, "generator", lambda *key: rng)
+    with pytest.raises(AssertionError):
+        same_for_all(sources["folder"], LoaderConfig(batch=5, workers=1), 0, 1)
+
+
+def test_a_hole_moves_nobody(sources: dict[str, Source]) -> None:
+    cfg = LoaderConfig(batch=5, workers=0)
+    for whole, holed in zip(stream(sources["folder"], cfg, 0, 9), stream(sources["holes"], cfg, 0, 9), strict=True):
+        keep = [i for i, name in enumerate(whole["ids"]) if name not in HOLES]
+        assert holed["ids"] == [whole["ids"][i] for i in keep]
+        assert torch.equal(holed["image"], whole["image"][keep]) and torch.equal(holed["label"], whole["label"][keep])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_file_is_accounted_for(sources: dict[str, Source], tmp_path: Path, workers: int) -> None:
+    path = tmp_path / "quarantine.jsonl"
+    quarantine = Quarantine(path, COUNT, 0.2)
+    loader = Loader(Pictures(sources["holes"], PRE), LoaderConfig(batch=4, workers=workers), quarantine)
+    batches = loader.batches(0)
+    used: list[str] = []
+    while loader.stream is not None and loader.stream.ledger.last is None:
+        used += next(batches)["ids"]
+    assert str(loader.stream.ledger.last) == "epoch 1: 11 used + 2 quarantined = 13 files"
+    assert set(used) | HOLES == set(sources["holes"].ids) and loader.figures() == {"quarantined": 2}
+    assert loader.remarks(0.0) == ["epoch 1: 11 used + 2 quarantined = 13 files"] and loader.remarks(0.0) == []
+    for _ in range(10):
+        next(batches)
+    assert {json.loads(line)["id"] for line in path.read_text().splitlines()} == HOLES
+    assert len(path.read_text().splitlines()) == 2  # once, though every epoch met them
+    batches.close()
+    whole = once(Pictures(sources["holes"], PRE), 4, workers, quarantine=Quarantine(path, COUNT, 0.2, "val"))
+    assert [len(b["ids"]) for b in whole] and (whole.ledger.used, whole.ledger.quarantined) == (11, 2)
+    assert str(whole.ledger.last) == "epoch 1: 11 used + 2 quarantined = 13 files"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(1, 23),
+    batch=st.integers(3, 40),
+    ranks=st.integers(1, 3),
+    start=st.integers(0, 20),
+    repeats=st.integers(1, 2),
+    holes=st.sets(st.integers(0, 22)),
+)
+def test_the_account_adds_up_on_every_rank_from_any_start(
+    n: int, batch: int, ranks: int, start: int, repeats: int, holes: set[int]
+) -> None:
+    """Ledger.add compares; here, what the ranks count is all there is."""
+    seen: list[dict[int, Account]] = []
+    for rank in range(ranks):
+        cfg = LoaderConfig(batch=batch, workers=0, rank=rank, ranks=ranks, repeats=repeats)
+        loader, told = Loader(Patient(n), cfg), {}
+        book = Ledger(loader.order.length)
+        for task in itertools.islice(loader._tasks(start), 12):
+            bad = {p: Bad(str(k.sample), "x") for p, k in enumerate(task.keys) if k.sample in holes}
+            ids = [str(k.sample) for p, k in enumerate(task.keys) if p not in bad]
+            told |= {account.epoch: account for account in book.add(Made(task, {"ids": ids}, bad), str)}
+        seen.append(told)
+    assert all(told.keys() == seen[0].keys() for told in seen)
+    first, length = -(-start * batch // (n * repeats)), n * repeats
+    for epoch in seen[0].keys() & set(range(first, 10**6)):
+        accounts = [told[epoch] for told in seen]
+        assert sum(a.used + a.quarantined for a in accounts) == length
+        assert sum(a.quarantined for a in accounts) == repeats * len(holes & set(range(n)))
+        assert all(a.whole for a in accounts) or ranks > 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_too_many_unreadable_pictures_end_the_stream(sources: dict[str, Source], workers: int) -> None:
+    loader = Loader(Pictures(sources["holes"], PRE), LoaderConfig(batch=4, workers=workers), Quarantine(None, 13, 0.1))
+    with pytest.raises(BadInput, match=r"2 of 13 train pictures cannot be read, above --max-bad 0\.1"):
+        for _ in loader.batches(0):
+            pass
+
+
+def test_what_another_rank_found_counts_at_the_end_of_an_epoch(sources: dict[str, Source], tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    mine = Quarantine(path, 13, 0.1)
+    batches = Loader(Pictures(sources["folder"], PRE), LoaderConfig(batch=13, workers=0), mine).batches(0)
+    for i in range(2):
+        Quarantine(path, 13, 1.0).add(Bad(f"{i}.png", "x"))
+    with pytest.raises(BadInput, match="2 of 13"):
+        next(batches)
+
+
+def test_a_file_that_kills_is_in_the_list(tmp_path: Path) -> None:
+    class Deadly(Patient):
+        def sample(self, key: Key) -> dict[str, Any]:
+            if key.sample == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().sample(key)
+
+    quarantine = Quarantine(tmp_path / "q.jsonl", 8, 0.2)
+    first = list(itertools.islice(Loader(Deadly(8), LoaderConfig(batch=4, workers=2), quarantine).batches(0), 4))
+    assert sorted(name for b in first for name in b["ids"]) == sorted([*"0124567"] * 2)
+    assert "3 kills the process that decodes it" in (tmp_path / "q.jsonl").read_text()
+    resumed = Quarantine(tmp_path / "q.jsonl", 8, 0.2)  # in the main process, which would die of it
+    again = list(itertools.islice(Loader(Deadly(8), LoaderConfig(batch=4, workers=0), resumed).batches(0), 4))
+    assert [b["ids"] for b in again] == [b["ids"] for b in first]
+    with pytest.raises(BadInput, match="3 kills"):
+        list(itertools.islice(Loader(Deadly(8), LoaderConfig(batch=4, workers=2)).batches(0), 4))
 
 
 def test_the_comparison_can_fail(folder: Path) -> None:
@@ -143,8 +303,11 @@ class Patient:
     labels = chunks = None
     paired = False
 
+    def __init__(self, n: int = 1000) -> None:
+        self.n = n
+
     def __len__(self) -> int:
-        return 1000
+        return self.n
 
     def name(self, sample: int) -> str:
         return str(sample)
@@ -190,6 +353,8 @@ def test_open_streams_are_closed_when_python_leaves() -> None:
 LEAVING = """
 import os, signal
 from tests_of_loader import Patient
+from tessella.data import pictures as pictures_file
+from tessella.data.ledger import Account, Ledger
 from tessella.data.loader import Loader, LoaderConfig
 asked = []
 signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
