@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torchvision.transforms import InterpolationMode
+from scipy import stats
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from tessella.card import Preprocess
@@ -89,9 +92,6 @@ ALL = AugmentConfig(
 
 @pytest.mark.parametrize("policy", ["none", "randaugment", "trivial", "three"])
 def test_no_other_generator_is_touched(policy: str) -> None:
-    import random
-    from dataclasses import replace
-
     random.seed(0)
     torch.manual_seed(0)
     np.random.seed(0)
@@ -157,6 +157,33 @@ def test_crops_keep_to_scale_and_ratio() -> None:
     assert 0.49 < min(ratios) < 0.6 and 1.7 < max(ratios) < 2.02 and abs(np.mean(np.log(ratios))) < 0.1
     assert abs(np.mean(places) - 0.5) < 0.05 and min(places) < 0.03 and max(places) > 0.97
     assert crop_box(1, 1000, cfg, numbers(0))[2:] == (1, 2)
+
+
+def test_crops_are_drawn_like_torchvisions() -> None:
+    """Areas, aspects and places of both, as far as two samples can tell; and of another range of areas not."""
+    image, n = torch.zeros(3, 90, 150), 1500
+    torch.manual_seed(0)
+    theirs = [v2.RandomResizedCrop(1, scale=(0.2, 1.0)).make_params([image]) for _ in range(n)]
+    rows = np.array([[p["top"], p["left"], p["height"], p["width"]] for p in theirs], float)
+
+    def features(boxes: np.ndarray) -> list[np.ndarray]:
+        top, left, h, w = boxes.T
+        return [h * w, w / h, (top + h / 2) / 90, (left + w / 2) / 150]
+
+    def agree(low: float) -> float:
+        cfg = AugmentConfig(scale=(low, 1.0))
+        ours = np.array([crop_box(90, 150, cfg, numbers(8, i)) for i in range(n)], float)
+        pairs = zip(features(ours), features(rows), strict=True)
+        return min(float(stats.ks_2samp(a, b).pvalue) for a, b in pairs)
+
+    assert agree(0.2) > 0.01 and agree(0.3) < 1e-4
+
+
+def test_grey_cards_take_every_policy() -> None:
+    data, pre = png(picture(40, 40)), card((16, 16), 1)
+    for i in range(40):
+        cfg = replace(ALL, policy=("none", "randaugment", "trivial", "three")[i % 4])
+        assert augment(data, cfg, pre, generator(i)).shape == (1, 16, 16)
 
 
 @settings(max_examples=300, deadline=None)
