@@ -87,6 +87,8 @@ def entries(place: Place, notes: list[str], window: Window | None = None) -> Ite
         window.ahead = NEAR if size < SMALL else FAR
         at = start + -(-size // BLOCK) * BLOCK
         own = {}
+    if at > place.size:
+        raise _short(place, at)
     notes.append(f"{place.name} has no end mark: it may have been cut off between two members")
 
 
