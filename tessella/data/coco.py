@@ -25,11 +25,12 @@ from numpy.typing import NDArray
 
 from ..errors import BadInput
 from .folder import FolderReader, open_pictures
-from .frames import SizeColumn, compared
+from .frames import SizeColumn, clipped, compared
 from .listing import Listing
 from .names import Names
 from .outlines import OutlineColumn
 from .source import Column, DataConfig
+from .tally import Tally
 from .targets import BoxColumn, Boxes, CaptionColumn, Spans
 
 LAYOUT = (
@@ -40,7 +41,6 @@ PART = re.compile(r"(?:^|[_\-. ])(train|training|val|valid|validation|test)[_\-]
 Four = tuple[float, float, float, float]  # left, top, width, height
 UNUSED = ("person_keypoints", "panoptic", "stuff", "image_info")  # beginnings of names of files that hold other things
 TRIED = 64  # file names that are looked for to find out in which folder the pictures lie
-REACH = 1.0  # pixels that a box may reach out of its picture before that is said: COCO's own do by rounding
 
 
 def open_coco(address: str, cfg: DataConfig) -> Listing:
@@ -188,23 +188,8 @@ class _Page:
     folder: str = ""
 
 
-@dataclass
-class _Tally:
-    """What was found wrong, how often, and where first."""
-
-    count: dict[str, int] = field(default_factory=dict)
-    first: dict[str, str] = field(default_factory=dict)
-
-    def add(self, what: str, where: Any, n: int = 1) -> None:
-        self.count[what] = self.count.get(what, 0) + n
-        self.first.setdefault(what, str(where))
-
-    def notes(self, where: str) -> list[str]:
-        return [f"{where}: {n:,} {what} (first: {self.first[what]})" for what, n in self.count.items()]
-
-
 def _page(file: _File, notes: list[str]) -> _Page:
-    told, tally = _read(file.path), _Tally()
+    told, tally = _read(file.path), Tally()
     names, sizes, row_of = _pictures(told["images"], file.path, tally)
     captions: list[list[str]] = [[] for _ in names]
     only_captions = not told.get("categories") and any("caption" in entry for entry in told["annotations"])
@@ -221,7 +206,7 @@ def _page(file: _File, notes: list[str]) -> _Page:
 
 
 def _pictures(
-    entries: Sequence[Mapping[str, Any]], path: str, tally: _Tally
+    entries: Sequence[Mapping[str, Any]], path: str, tally: Tally
 ) -> tuple[list[str], NDArray[np.int64], dict[Any, int]]:
     """(names, (n, 2) sizes, {id: row})."""
     names: list[str] = []
@@ -258,7 +243,7 @@ def _whole(value: Any) -> int:
     return int(value) if isinstance(value, int | float) and 0 < value < 2**31 else 0
 
 
-def _categories(entries: Any, path: str, tally: _Tally) -> tuple[tuple[str, ...], dict[Any, int]]:
+def _categories(entries: Any, path: str, tally: Tally) -> tuple[tuple[str, ...], dict[Any, int]]:
     """(names in the order of ids, {id: index})."""
     try:
         named = sorted((int(entry["id"]), entry["id"], str(entry["name"])) for entry in entries or ())
@@ -289,7 +274,7 @@ class _Drawn:
 
 
 def _drawn(
-    entries: Iterable[Mapping[str, Any]], row_of: Mapping[Any, int], class_of: Mapping[Any, int], tally: _Tally
+    entries: Iterable[Mapping[str, Any]], row_of: Mapping[Any, int], class_of: Mapping[Any, int], tally: Tally
 ) -> _Drawn:
     out = _Drawn()
     seen: dict[str, tuple[Any, ...]] = {}
@@ -314,7 +299,7 @@ def _drawn(
             out.numbers.append(box)
             out.crowd.append(bool(entry.get("iscrowd")) or bool(entry.get("ignore")))
             out.shapes.append(entry.get("segmentation") or None)
-            out.keys.append(key)
+            out.keys.append(f"annotation {key}")
     return out
 
 
@@ -331,31 +316,19 @@ def _four(value: Any) -> Four | None:
     return box if all(map(math.isfinite, box)) else None
 
 
-def _checked(drawn: _Drawn, sizes: NDArray[np.int64], tally: _Tally) -> tuple[NDArray[np.int64], Boxes, list[Any]]:
+def _checked(drawn: _Drawn, sizes: NDArray[np.int64], tally: Tally) -> tuple[NDArray[np.int64], Boxes, list[Any]]:
     """Corners from left, top, width, height; clipped to the picture; in the order of pictures."""
     rows = np.array(drawn.rows, dtype=np.int64)
     numbers = np.array(drawn.numbers, dtype=np.float64).reshape(-1, 4)
     corners = np.concatenate([numbers[:, :2], numbers[:, :2] + numbers[:, 2:]], axis=1)
-    limits = np.where(sizes[rows] > 0, sizes[rows], np.inf)[:, [1, 0, 1, 0]]
-    clipped = np.clip(corners, 0, limits).astype(np.float32)
-    flat = (numbers[:, 2:] <= 0).any(axis=1)
-    away = ~flat & (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
-    wide = ~flat & ~away & (np.abs(clipped - corners) > REACH).any(axis=1)
-    for which, what in (
-        (flat, "boxes left out: their width or height is not above 0"),
-        (away, "boxes left out: nothing of them is inside their picture"),
-        (wide, "boxes reach out of their picture and are clipped to it"),
-    ):
-        if which.any():
-            tally.add(what, f"annotation {drawn.keys[int(np.argmax(which))]}", int(which.sum()))
-    good = np.flatnonzero(~flat & ~away)
+    inside, good = clipped(corners, sizes[rows], drawn.keys, tally)
     order = good[np.argsort(rows[good], kind="stable")]
     classes, crowd = np.array(drawn.classes, dtype=np.int64)[order], np.array(drawn.crowd, dtype=np.bool_)[order]
-    return rows[order], Boxes(clipped[order], classes, crowd), [drawn.shapes[i] for i in order.tolist()]
+    return rows[order], Boxes(inside[order], classes, crowd), [drawn.shapes[i] for i in order.tolist()]
 
 
 def _write_down(
-    entries: Iterable[Mapping[str, Any]], row_of: Mapping[Any, int], captions: list[list[str]], tally: _Tally
+    entries: Iterable[Mapping[str, Any]], row_of: Mapping[Any, int], captions: list[list[str]], tally: Tally
 ) -> None:
     for i, entry in enumerate(entries):
         row, text = _looked_up(row_of, entry.get("image_id")), entry.get("caption")

@@ -8,6 +8,7 @@ half a turn, a mirror image) or nothing is told, boxes count as upright: today's
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +20,10 @@ from .geometry import upright_boxes, upright_size
 from .names import Names
 from .sniff import Header
 from .source import Reader
+from .tally import Tally
 from .targets import Boxes
 
+REACH = 1.0  # pixels that a box may reach out of its picture before that is said: COCO's own do by rounding
 LOOKED_AT = 32  # pictures whose size is compared when a listing is made: all of them would be read for it
 
 
@@ -62,6 +65,25 @@ def upright(boxes: Boxes, told: tuple[int, int], head: Header, name: str = "the 
     """Boxes in pixels of the upright picture, whatever they were drawn on."""
     turn = turn_of(told, head, name)
     return boxes if turn == 1 else boxes._replace(corners=upright_boxes(boxes.corners, turn, told))
+
+
+def clipped(
+    corners: NDArray[np.float64], sizes: NDArray[np.int64], keys: Sequence[str], tally: Tally
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """((n, 4) corners clipped to pictures of these (n, 2) sizes, which of them are boxes at all)."""
+    limits = np.where(sizes > 0, sizes, np.inf)[:, [1, 0, 1, 0]]
+    inside = np.clip(corners, 0, limits).astype(np.float32)
+    flat = (corners[:, 2:] <= corners[:, :2]).any(axis=1)
+    away = ~flat & (inside[:, 2:] <= inside[:, :2]).any(axis=1)
+    wide = ~flat & ~away & (np.abs(inside - corners) > REACH).any(axis=1)
+    for which, what in (
+        (flat, "boxes left out: their width or height is not above 0"),
+        (away, "boxes left out: nothing of them is inside their picture"),
+        (wide, "boxes reach out of their picture and are clipped to it"),
+    ):
+        if which.any():
+            tally.add(what, keys[int(np.argmax(which))], int(which.sum()))
+    return inside, np.flatnonzero(~flat & ~away)
 
 
 def compared(reader: Reader, ids: Names, sizes: SizeColumn) -> list[str]:
