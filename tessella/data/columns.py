@@ -236,8 +236,9 @@ class Told:
 class Cells:
     """Collects the cells of all rows, role by role, a block at a time."""
 
-    def __init__(self, where: str) -> None:
-        self._where, self.rows, self.notes = where, 0, list[str]()
+    def __init__(self, where: str, given: str | None = None) -> None:
+        """`given`: the column of the class, where the user has named it."""
+        self._where, self._given, self.rows, self.notes = where, given, 0, list[str]()
         self._label, self._labels, self._split = Numbered(), Numbered(), Numbered()
         self._lengths, self._lists = array("q"), False  # of the labels of each row; some came as a list
         self._numbers, self._odd = array("d"), list[str]()
@@ -277,10 +278,9 @@ class Cells:
             for cell in cells:
                 self._number(cell, where)
         elif role == "caption":
-            for cell in cells:
-                each = [one for one in (cell if isinstance(cell, list) else [cell]) if one not in (None, "")]
-                self._captions.add((text(one, where) for one in each), where)
-                self._counts.append(len(each))
+            each = [[one for one in (c if isinstance(c, list) else [c]) if one not in (None, "")] for c in cells]
+            self._captions.add((text(one, where) for captions in each for one in captions), where)
+            self._counts.extend([len(captions) for captions in each])
 
     def _named(self, cells: Sequence[Any], role: str, where: str) -> list[str]:
         known = self._known.get(role)
@@ -314,7 +314,7 @@ class Cells:
     def _number(self, cell: Any, where: str) -> None:
         try:
             value = float("nan" if cell is None or cell == "" else cell)
-            ok = not math.isinf(value)
+            ok = not math.isinf(value) and "_" not in str(cell)  # 1_000 is a number for Python only
         except (TypeError, ValueError):
             value, ok = math.nan, False
         if not ok:
@@ -356,7 +356,7 @@ class Cells:
         if "label" not in self._roles:
             return None, (), False
         label, names, ordered = self._label.sorted(self._known.get("label", ()))
-        if not self._known.get("label") and "number" not in self._roles and _measured(names):
+        if not (self._given or self._known.get("label") or "number" in self._roles) and _measured(names):
             values = np.array([float(name) for name in names] + [math.nan])
             targets["number"] = NumberColumn(values[label])
             column = self._roles["label"]
@@ -388,7 +388,7 @@ class Cells:
 
 def _measured(names: Sequence[str]) -> bool:
     """Numbers of which most have a fraction."""
-    if not names or not all(re.fullmatch(r"[-+]?\d*\.?\d+([eE][-+]?\d+)?", name) for name in names):
+    if not names or not all(re.fullmatch(r"[-+]?[0-9]*\.?[0-9]+([eE][-+]?[0-9]{1,2})?", name) for name in names):
         return False
     return sum(not float(name).is_integer() for name in names) * 2 > len(names)
 

@@ -36,7 +36,7 @@ def open_hub(address: str, cfg: DataConfig) -> Listing:
     if picture not in header.pictures:
         raise BadInput(f"{address}: column {picture!r} holds no pictures; open the table itself, or its Parquet files")
     roles["split"] = "name of the part"  # the data set's own parts, whatever a column says
-    cells, names, lost = Cells(address), Texts(), 0
+    cells, names, lost = Cells(address, cfg.label), Texts(), 0
     cells.expect(header, roles)
     rest = {r: c for r, c in roles.items() if r not in ("image", "name", "split")}
     sizes: list[NDArray[np.int64]] = []

@@ -117,7 +117,8 @@ class JsonlTable:
         lists: set[str] = set()
         for _, row in self._rows():
             kinds.setdefault(tuple(row))
-            lists.update(name for name, cell in row.items() if isinstance(cell, list))
+            if list in map(type, row.values()):
+                lists.update(name for name, cell in row.items() if isinstance(cell, list))
         columns = tuple(dict.fromkeys(name for kind in kinds for name in kind))
         self.header = Header(path=path, columns=columns, lists=frozenset(lists))
 
@@ -127,23 +128,30 @@ class JsonlTable:
         try:
             with open(self.path, "rb") as file:
                 for number, line in enumerate(file, 1):
-                    if content := line.strip(codecs.BOM_UTF8 if start == 0 else None).strip():
-                        yield start, _object(content, f"{self.path}, line {number:,}")
+                    content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                    if not content.isspace() and content:
+                        yield start, _object(content, self.path, number)
                     start += len(line)
         except OSError as error:
             raise BadInput(f"{self.path} cannot be read ({error.strerror}); give a table that exists") from None
 
     def blocks(self, roles: Mapping[str, str]) -> Iterator[dict[str, Sequence[Any]]]:
-        rows, inside = self._rows(), roles.get("base64")
+        inside = roles.get("base64")
         wanted = {role: column for role, column in roles.items() if role != "base64"}
         if inside is not None and "image" in wanted:
             wanted["name"] = wanted.pop("image")
+        rows = self._cells(list(wanted.values()), inside)
         while part := list(itertools.islice(rows, ROWS)):
+            yield dict(zip(wanted, zip(*part, strict=True), strict=True)) or {"name": [None] * len(part)}
+
+    def _cells(self, columns: Sequence[str], inside: str | None) -> Iterator[list[Any]]:
+        """The cells of these columns, row by row; of a picture only its place and its size are kept."""
+        for start, row in self._rows():
             if inside is not None:
-                self._starts.extend([start for start, _ in part])
-                self._sizes.extend([_length(row.get(inside)) for _, row in part])
-            block: dict[str, Sequence[Any]] = {r: [row.get(c) for _, row in part] for r, c in wanted.items()}
-            yield block or {"name": [None] * len(part)}
+                self._starts.append(start)
+                self._sizes.append(_length(row.get(inside)))
+            get = row.get
+            yield [get(column) for column in columns]
 
     def held(self, column: str) -> Held:
         """The pictures in this column; once all blocks were read."""
@@ -151,13 +159,14 @@ class JsonlTable:
         return Held(Base64Reader(self.path, starts, column), np.array(self._sizes, dtype=np.int64), None, [])
 
 
-def _object(line: bytes, where: str) -> dict[str, Any]:
+def _object(line: bytes, path: str, number: int) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode())
     except ValueError as error:
-        raise BadInput(f"{where}: no JSON ({error}); write one object a line, in UTF-8") from None
+        told = f"{path}, line {number:,}: no JSON ({error})"
+        raise BadInput(f"{told}; write one object a line, in UTF-8") from None
     if not isinstance(row, dict):
-        raise BadInput(f"{where}: {line!r:.40} is no object; write {{...}} on each line")
+        raise BadInput(f"{path}, line {number:,}: {line!r:.40} is no object; write {{...}} on each line")
     return row
 
 
@@ -180,10 +189,10 @@ class Base64Reader:
         try:
             with open(self.path, "rb") as file:
                 file.seek(int(self.starts[row]))
-                line = file.readline().strip(codecs.BOM_UTF8).strip()
+                line = file.readline().removeprefix(codecs.BOM_UTF8)
         except OSError as error:
             raise BadInput(f"{where} cannot be read ({error.strerror}); restore the file") from None
-        cell = _object(line, where).get(self.column)
+        cell = _object(line, self.path, row + 1).get(self.column)
         try:
             data = base64.b64decode(str(cell or "").rpartition(",")[2], validate=True)
         except (binascii.Error, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import unicodedata
 from array import array
@@ -21,6 +22,7 @@ from .names import Names
 from .source import Rows
 from .targets import CaptionColumn, Spans
 
+ROWS = 65_536  # looked for at a time
 SHOWN = 3  # files named in a message
 
 
@@ -37,21 +39,30 @@ class _Found:
     outside: int = 0
     mended: list[str] = field(default_factory=list)  # found under another spelling
 
-    def look(self, row: int, name: str) -> None:
-        found = _stat(self.root, name)
-        if found is None:
-            for other in _spellings(name):
-                if (found := _stat(self.root, other)) is not None:
-                    self.mended.append(name)
-                    name = other
-                    break
-        self.ids.add([name], "the table")
-        self.rows.append(row)
-        if found is None:
-            self.missing.append(name)
-        self.outside += name.startswith(("/", "../")) or "/../" in name or os.path.isabs(name)
-        self.sizes.append(-1 if found is None else found.st_size)
-        self.keys.append(hash(name if found is None else (found.st_dev, found.st_ino)))
+    def look(self, names: Sequence[str]) -> list[str]:
+        """The names under which these files are there; those that are not there as they are."""
+        out: list[str] = []
+        for name in names:
+            found = _stat(self.root, name)
+            if found is None:
+                name, found = self._elsewhere(name)
+            if found is None:
+                self.missing.append(name)
+                self.sizes.append(-1)
+                self.keys.append(hash(name))
+            else:
+                self.sizes.append(found.st_size)
+                self.keys.append(hash((found.st_dev, found.st_ino)))
+            out.append(name)
+        self.outside += sum(name.startswith(("/", "../")) or "/../" in name or os.path.isabs(name) for name in out)
+        return out
+
+    def _elsewhere(self, name: str) -> tuple[str, os.stat_result | None]:
+        for other in _spellings(name):
+            if (found := _stat(self.root, other)) is not None:
+                self.mended.append(name)
+                return other, found
+        return name, None
 
     def notes(self, given: int, where: str) -> list[str]:
         out = []
@@ -70,9 +81,10 @@ class _Found:
 def beside(where: str, root: str, names: Names, told: Told) -> Listing:
     """The files as a listing. `names` are relative to `root`, or absolute; those that are not there stay, as holes."""
     found = _Found(root)
-    for row, name in enumerate(names):
-        if name:
-            found.look(row, _short(root, name))
+    for start in range(0, len(names), ROWS):
+        given = list(names[start : start + ROWS])
+        found.rows.extend([start + i for i, name in enumerate(given) if name])
+        found.ids.add(found.look([_short(root, name) for name in given if name]), where)
     n = len(found.rows)
     if not n:
         raise BadInput(f"{where}: no row names a picture; name the column with paths: --data.image COLUMN")
@@ -90,13 +102,13 @@ def beside(where: str, root: str, names: Names, told: Told) -> Listing:
 
 def _short(root: str, name: str) -> str:
     """Relative to `root` where it lies below, with single slashes: as a walk through the folder would name it."""
-    if name.startswith(root + os.sep):
+    if name[0] == "/" and name.startswith(f"{root}/"):
         name = name[len(root) + 1 :]
-    while "//" in name:
-        name = name.replace("//", "/")
-    name = name.replace("/./", "/")
-    while name.startswith("./"):
-        name = name[2:]
+    while "//" in name or "./" in name:
+        plain = re.sub(r"(^|/)(\./+)+", r"\1", re.sub("//+", "/", name))
+        if plain == name:
+            break  # what is left is ../, or a folder whose name ends in a dot
+        name = plain
     return name
 
 

@@ -11,7 +11,7 @@ import glob
 import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,7 +40,7 @@ def open_table(address: str, cfg: DataConfig) -> Listing:
     chosen, notes = _chosen(address, tables, cfg)
     inside = _inside(tables[0].header, chosen[0])
     parts = [part_of(path) for path in paths] if len(paths) > 1 else [""]
-    cells, names, counts = Cells(address), Texts(), list[int]()
+    cells, names, counts = Cells(address, cfg.label), Texts(), list[int]()
     for table, roles, part in zip(tables, chosen, parts, strict=True):
         by_file = any(parts) and "split" not in roles  # no column says the part: the files' own names do
         cells.expect(table.header, {**roles, "split": "name of the file"} if by_file else roles)
@@ -49,7 +49,7 @@ def open_table(address: str, cfg: DataConfig) -> Listing:
         for block in table.blocks(roles):
             n = len(next(iter(block.values())))
             found = block.get("name" if inside else "image") or [None] * n
-            names.add((_path(cell, table.path, folder) for cell in found), table.path)
+            names.add(_paths(found, table.path, folder), table.path)
             cells.add({**block, "split": [part] * n} if by_file else block)
         counts[-1] = cells.rows - counts[-1]
     if not cells.rows:
@@ -163,12 +163,15 @@ def _inside(header: Header, roles: Roles) -> bool:
     return roles.get("image") in header.pictures or "base64" in roles
 
 
-def _path(cell: Any, table: str, folder: str = "") -> str:
-    """The path that a cell holds, text or the struct that Hugging Face writes, seen from the folder of all tables."""
-    cell = cell.get("path") if isinstance(cell, dict) else cell
-    if not (cell is None or isinstance(cell, str)) or (cell and "\0" in cell):
-        raise BadInput(f"{table}: {cell!r:.60} is no path; name the column that holds paths: --data.image COLUMN")
-    return os.path.join(folder, cell) if cell and folder not in ("", ".") else cell or ""
+def _paths(cells: Sequence[Any], table: str, folder: str) -> Iterator[str]:
+    """The paths that cells hold, text or the struct that Hugging Face writes, seen from the folder of all tables."""
+    for cell in cells:
+        path = cell.get("path") if isinstance(cell, dict) else cell
+        if path is None:
+            path = ""
+        elif not isinstance(path, str) or "\0" in path:
+            raise BadInput(f"{table}: {path!r:.60} is no path; name the column that holds paths: --data.image COLUMN")
+        yield os.path.join(folder, path) if folder not in ("", ".") and path else path
 
 
 def unique(names: Names, counts: Sequence[tuple[str, int]]) -> Names:
