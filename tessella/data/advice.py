@@ -38,9 +38,8 @@ def _by_workers(now: Situation) -> str:
     if now.cores == 1:
         return "one core both decodes and computes, and there is no other: a machine with more cores helps"
     if now.workers == 0:
-        return (
-            f"they are decoded between the steps; --workers {max(1, now.cores // 2)} of {now.cores} cores decode beside"
-        )
+        half = max(1, now.cores // 2)
+        return f"they are decoded between the steps: --workers {half} of {now.cores} cores would decode beside them"
     if idle > 0.5 and free:  # with every core taken it may as well be the cores that they wait for
         more = min(2 * now.workers, 4 * now.cores)
         why = f"the workers themselves wait for the disk or the network {idle:.0%} of their time"

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from ..card import Preprocess
 from ..errors import BadInput
-from .augment import AugmentConfig, augment
+from .augment import AugmentConfig, augment, augment_followed, stacked
 from .decode import header
+from .following import PLACED, follow
+from .geometry import Geometry, evaluation_geometry
 from .mix import MixConfig, mixed
 from .order import Key
 from .samples import Batch, Spot
@@ -70,42 +72,59 @@ class Pictures:
         """Imports that take a second, and a fork then has."""
         if self.augment is not None:
             importlib.import_module("torchvision.transforms.v2.functional")
-        with contextlib.suppress(ImportError):
-            importlib.import_module("simplejpeg")
 
     def sample(self, key: Key) -> dict[str, Any]:
-        """Leaves beside `ids` and `image`: `label`, and the source's other targets by their names."""
+        """Leaves beside `ids` and `image`: `label`, and the source's other targets by their names (see `follow`)."""
         name, source = self.source.ids[key.sample], self.source
         data = source.read(key.sample)
-        if self.augment is None:
-            pixels = prepare(data, self.preprocess, name)
+        values = {kind: column[key.sample] for kind, column in source.targets.items()}
+        out: dict[str, Any] = {"ids": name}
+        if PLACED & values.keys():
+            out["image"], geometry = self._followed(data, key, name)
+            values = follow(values, geometry, header(data, name), name)
         else:
-            turn = (key.turn,) if key.turn else ()  # the first is drawn as it always was
-            pixels = augment(data, self.augment, self.preprocess, generator(self.seed, key.epoch, name, *turn), name)
-        label = {} if source.labels is None else {"label": int(source.labels[key.sample])}
-        return {
-            "ids": name,
-            "image": pixels,
-            **label,
-            **{k: column[key.sample] for k, column in source.targets.items()},
-        }
+            out["image"] = self._view(data, key, name)
+        if source.labels is not None:
+            out["label"] = int(source.labels[key.sample])
+        return out | values
+
+    def _view(self, data: bytes, key: Key, name: str) -> Tensor:
+        if self.augment is None:
+            return prepare(data, self.preprocess, name)
+        return augment(data, self.augment, self.preprocess, self._draws(key, name), name)
+
+    def _followed(self, data: bytes, key: Key, name: str) -> tuple[Tensor, Geometry]:
+        """The same view, and where its pixels come from."""
+        if self.augment is not None:
+            return augment_followed(data, self.augment, self.preprocess, self._draws(key, name), name)
+        full = header(data, name)
+        return prepare(data, self.preprocess, name), evaluation_geometry((full.height, full.width), self.preprocess)
+
+    def _draws(self, key: Key, name: str) -> np.random.Generator:
+        turn = (key.turn,) if key.turn else ()  # the first is drawn as it always was
+        return generator(self.seed, key.epoch, name, *turn)
 
     def collate(self, samples: Sequence[dict[str, Any]], spots: Sequence[Spot]) -> Batch:
-        """Pictures and labels become tensors, other targets lists: those of two pictures may differ in size."""
+        """Pictures, labels and masks become tensors, other targets lists: those of two pictures may differ in size."""
         batch: Batch = {"ids": [s["ids"] for s in samples], "image": self._stack([s["image"] for s in samples])}
         if self.source.labels is not None:
             batch["label"] = torch.tensor([s["label"] for s in samples], dtype=torch.int64)
         for name in self.source.targets:
-            batch[name] = [s[name] for s in samples]
+            values = [s[name] for s in samples if name in s]
+            if name == "mask":
+                batch[name] = (
+                    torch.stack(values) if values else torch.empty(0, *self.preprocess.size, dtype=torch.uint8)
+                )
+            elif len(values) == len(samples):  # `size` is gone by now
+                batch[name] = values
         if self.mix is not None:
-            epochs, positions = [spot.key.epoch for spot in spots], [spot.position for spot in spots]
-            batch = mixed(batch, positions, epochs, self.mix, self.seed)
+            keys = [spot.key for spot in spots]
+            epochs, turns = [key.epoch for key in keys], [key.turn for key in keys]
+            batch = mixed(batch, [spot.position for spot in spots], epochs, self.mix, self.seed, turns)
         return batch
 
     def _stack(self, images: list[Tensor]) -> Tensor:
         if not images:
             kinds = {"uint8": torch.uint8, "uint16": torch.uint16, "float32": torch.float32}
             return torch.empty((0, self.preprocess.channels, *self.preprocess.size), dtype=kinds[self.preprocess.depth])
-        shape, dtype = (len(images), *images[0].shape), images[0].dtype
-        out = torch.empty(shape, dtype=dtype) if self.mix is not None else empty(shape, dtype)  # mixing makes a copy
-        return torch.stack(images, out=out)
+        return stacked(images, None if self.mix is not None else empty)  # mixing makes a copy

@@ -197,13 +197,16 @@ class _Packer(ForkingPickler):
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, Tensor) and value.device.type == "cpu" and value.layout == torch.strided:
-            flat: NDArray[np.uint8] = value.detach().contiguous().view(-1).view(torch.uint8).numpy()
-            return _tensor, (flat, value.dtype, tuple(value.shape))
+            order = tuple(np.argsort([-stride for stride in value.stride()], kind="stable").tolist())
+            packed = value.detach().permute(order).contiguous()  # nothing to do where channels are last, say
+            flat: NDArray[np.uint8] = packed.view(-1).view(torch.uint8).numpy()
+            back = tuple(np.argsort(order).tolist())
+            return _tensor, (flat, value.dtype, tuple(packed.shape), back)
         return NotImplemented
 
 
-def _tensor(flat: NDArray[np.uint8], dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    return torch.from_numpy(flat).view(dtype).view(shape)
+def _tensor(flat: NDArray[np.uint8], dtype: torch.dtype, shape: tuple[int, ...], back: tuple[int, ...]) -> Tensor:
+    return torch.from_numpy(flat).view(dtype).view(shape).permute(back)
 
 
 def _address(memory: mmap.mmap) -> int:

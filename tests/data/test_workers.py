@@ -13,54 +13,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numbered import Numbers
 
 from tessella.data import shared, workers
 from tessella.data.order import Key
 from tessella.data.quarantine import Bad
-from tessella.data.samples import Batch, Made, Spot, Task
+from tessella.data.samples import Made, Task
 from tessella.data.workers import Workers
 from tessella.errors import BadInput
 
 BATCH = 4
-
-
-@dataclass
-class Numbers:
-    """Sample i is a picture full of i. What is said in `acts` happens when it is read."""
-
-    acts: dict[int, Callable[[], object]] = field(default_factory=dict)
-    n: int = 1000
-    labels = chunks = None
-    paired = False
-
-    def __len__(self) -> int:
-        return self.n
-
-    def name(self, sample: int) -> str:
-        return f"{sample:04}.jpg"
-
-    def megapixels(self) -> float | None:
-        return None
-
-    def ready(self) -> None:
-        pass
-
-    def sample(self, key: Key) -> dict[str, Any]:
-        self.acts.get(key.sample, bool)()
-        return {"ids": self.name(key.sample), "image": torch.full((3, 32, 32), key.sample % 256, dtype=torch.uint8)}
-
-    def collate(self, samples: Sequence[dict[str, Any]], spots: Sequence[Spot]) -> Batch:
-        images = shared.empty((len(samples), 3, 32, 32), torch.uint8)
-        for row, sample in zip(images, samples, strict=True):
-            row.copy_(sample["image"])
-        return {"ids": [s["ids"] for s in samples], "image": images, "pid": [os.getpid()] * len(samples)}
 
 
 def tasks(n: int, batch: int = BATCH) -> Iterator[Task]:
@@ -225,7 +193,7 @@ def test_leaving_early_ends_the_workers_and_does_not_wait_for_their_batches() ->
 
 ORPHANS = """
 import os, sys, signal, time
-sys.path.insert(0, {folder!r})
+sys.path[:0] = {folders!r}
 from test_workers import Numbers, Workers, tasks
 one, two = Workers(Numbers(), 2), Workers(Numbers(), 2)  # training and evaluation
 streams = [one.made(tasks(100)), two.made(tasks(100))]
@@ -240,7 +208,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_workers_do_not_outlive_a_killed_main_process() -> None:
-    code = ORPHANS.format(folder=str(Path(__file__).parent))
+    code = ORPHANS.format(folders=[str(p) for p in Path(__file__).parents[:2]])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == -signal.SIGKILL
     pids = [int(pid) for pid in done.stdout.split()]
