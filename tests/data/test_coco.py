@@ -321,7 +321,7 @@ def test_two_files_for_one_part(published: Path) -> None:
     assert said(open_coco(str(published), CFG), "instances_odd.json is not used")
 
 
-@pytest.mark.parametrize("name", ["/home/else/x.jpg", "..\\..\\x.jpg", "../../../x.jpg", "C:\\data\\x.jpg", "./x.jpg"])
+@pytest.mark.parametrize("name", ["/data/else/x.jpg", "..\\..\\x.jpg", "../../../x.jpg", "C:\\data\\x.jpg", "./x.jpg"])
 def test_paths_of_another_machine_stay_inside(tmp_path: Path, name: str) -> None:
     picture(tmp_path / "x.jpg", 8, 8)  # outside of the folder: must not be what is found
     root = one_folder(tmp_path / "in", told([image(1, name)], []))
