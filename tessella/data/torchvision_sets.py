@@ -6,7 +6,6 @@ and unpacks; no picture is decoded by it. Files that are already there are used 
 
 from __future__ import annotations
 
-import difflib
 import fcntl
 import importlib.util
 import io
@@ -24,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config import nearest
 from ..errors import BadInput
 from .folder import FolderReader
 from .listing import Listing
@@ -297,7 +297,7 @@ NAMES = tuple(sorted(KNOWN))
 # ---------------------------------------------------------------------------------------------------------- the listing
 
 
-def open_torchvision(address: str, cfg: DataConfig) -> Listing:
+def open_set(address: str, cfg: DataConfig) -> Listing:
     """NAME or NAME:VARIANT of `NAMES`; fetched into the cache where it is not there yet."""
     name, variant = _asked(address)
     known = KNOWN[name]
@@ -347,9 +347,7 @@ def _asked(address: str) -> tuple[str, str]:
     """(name, variant); the first variant where none is named."""
     name, _, variant = address.lower().partition(":")
     if name not in KNOWN:
-        near = difflib.get_close_matches(name, NAMES, 1)
-        told = f"did you mean {near[0]}?" if near else f"known are {', '.join(NAMES)}"
-        raise BadInput(f"{address} is no set that torchvision knows; {told}")
+        raise BadInput(f"{address} is no set that torchvision knows{nearest(name, NAMES)}")
     variants = KNOWN[name].variants
     if variant and variant not in variants:
         told = f"give {' or '.join(f'{name}:{v}' for v in variants)}" if variants else f"give {name}"

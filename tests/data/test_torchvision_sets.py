@@ -24,7 +24,7 @@ from PIL import Image
 from tessella.data import torchvision_sets
 from tessella.data.listing import Listing, settle
 from tessella.data.source import DataConfig
-from tessella.data.torchvision_sets import KNOWN, NAMES, open_torchvision
+from tessella.data.torchvision_sets import KNOWN, NAMES, open_set
 from tessella.errors import BadInput
 
 datasets = pytest.importorskip("torchvision.datasets")
@@ -58,7 +58,7 @@ def cfg(root: Path) -> DataConfig:
 
 
 def opened(address: str, root: Path) -> Listing:
-    return open_torchvision(address, cfg(root))
+    return open_set(address, cfg(root))
 
 
 def said(notes: list[str], *words: str) -> bool:
@@ -466,8 +466,8 @@ def test_damaged_pickles_are_not_read(tmp_path: Path, no_network: list[str]) -> 
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("cifar11", "did you mean cifar10"),
-        ("wholly-unlike", "known are caltech101, "),
+        ("cifar11", "did you mean 'cifar10'"),
+        ("wholly-unlike", "there are caltech101, "),
         ("emnist:all", "emnist:balanced or emnist:byclass"),
         ("cifar10:fine", "no variant 'fine'; give cifar10$"),
     ],
@@ -540,7 +540,7 @@ def test_the_users_cache_is_where_sets_lie_by_default(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / "tessella/sets/cifar10").mkdir(parents=True)
     cifar10(tmp_path / "tessella/sets/cifar10")
-    assert len(open_torchvision("cifar10", DataConfig(path="cifar10")).ids) == 42
+    assert len(open_set("cifar10", DataConfig(path="cifar10")).ids) == 42
 
 
 def test_names_are_known_without_torchvision() -> None:
