@@ -117,7 +117,7 @@ def _cure(address: str, error: Exception) -> str:
 def _header(address: str, data: Any) -> Header:
     found: Mapping[str, Any] = data.features.to_dict()
     kinds = {c: f.get("_type") if isinstance(f, dict) else "List" for c, f in found.items()}
-    binary = {c for c, f in found.items() if kinds[c] == "Value" and "binary" in f.get("dtype", "")}
+    binary = {c for c, f in found.items() if _binary(f) or (isinstance(f, dict) and _binary(f.get("bytes")))}
     return Header(
         path=address,
         columns=tuple(found),
@@ -125,6 +125,10 @@ def _header(address: str, data: Any) -> Header:
         known=class_names(found),
         lists=frozenset(c for c, kind in kinds.items() if kind in {"List", "LargeList", "Sequence"}),
     )
+
+
+def _binary(feature: Any) -> bool:
+    return isinstance(feature, dict) and feature.get("_type") == "Value" and "binary" in str(feature.get("dtype"))
 
 
 def _cells(data: Any, roles: Mapping[str, str], start: int) -> dict[str, Sequence[Any]]:

@@ -134,6 +134,8 @@ def _spellings(name: str) -> Iterator[str]:
 
 def _none_there(where: str, root: str, missing: Sequence[str]) -> str:
     told = f"{where}: none of the {len(missing):,} files that it names is there, such as {missing[0]!r}"
+    if re.match(r"\w{2,}:/", missing[0]):
+        return f"{told}: nothing is fetched from the web; download the pictures, and name them relative to the table"
     name, stem = os.path.basename(missing[0]), os.path.splitext(os.path.basename(missing[0]))[0]
     if os.path.exists(missing[0]):
         return f"{told}: they are seen from the current folder; make them relative to {root}, or absolute"

@@ -10,17 +10,18 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import BadInput
 from .columns import Header, Held
 
-KEPT = 256 * 2**20  # bytes of decoded row groups that a process keeps beside the one it reads
+KEPT = 256 << 20  # bytes of pictures that a process keeps, of the row groups read last; one is kept in any case
 ROWS = 65_536  # of the small columns at a time
+BUFFER = 1 << 20  # bytes read at a time from a row group that is too large to be kept
+OPEN = 16  # most files that a process has open
 
 
 def pyarrow(path: str) -> Any:
@@ -33,11 +34,11 @@ def pyarrow(path: str) -> Any:
     return pyarrow
 
 
-def opened(path: str) -> Any:
-    """A `ParquetFile`; its rows are not read."""
+def opened(path: str, buffer: int = 0) -> Any:
+    """A `ParquetFile`; its rows are not read. `buffer`: bytes to read at a time; 0: the part of a group at once."""
     library = pyarrow(path)
     try:
-        return library.parquet.ParquetFile(path)
+        return library.parquet.ParquetFile(path, buffer_size=buffer)
     except (OSError, library.ArrowException) as error:
         raise BadInput(f"{path} cannot be read as Parquet ({str(error).splitlines()[0]:.120}); restore it") from None
 
@@ -70,15 +71,13 @@ class ParquetTable:
         known = [c.statistics.null_count for c in chunks if c.statistics is not None and c.statistics.has_null_count]
         return int(meta.num_rows) - int(sum(known))
 
-    def largest(self, column: str) -> int:
-        """Bytes of the pictures of the largest row group, decoded."""
-        meta = opened(self.path).metadata
-        most = 0
+    def bytes_of(self, column: str) -> list[int]:
+        """Bytes of the pictures of each row group, as they are in memory."""
+        meta, out = opened(self.path).metadata, list[int]()
         for group in map(meta.row_group, range(meta.num_row_groups)):
             chunks = map(group.column, range(group.num_columns))
-            mine = [int(c.total_uncompressed_size) for c in chunks if c.path_in_schema.split(".")[0] == column]
-            most = max(most, sum(mine))
-        return most
+            out.append(sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] == column))
+        return out
 
     def lacking(self, column: str) -> int:
         """Rows without a picture's bytes."""
@@ -139,81 +138,113 @@ def class_names(found: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     return out
 
 
+class Piece(NamedTuple):
+    """Rows that are read at once: a row group, or a part of one that is too large to be kept."""
+
+    file: int
+    group: int  # of the file
+    skip: int  # rows of the group before it
+    rows: int
+    whole: bool  # it is all of its group
+
+
+def pieces_of(file: int, rows: Sequence[int], sizes: Sequence[int]) -> Iterator[Piece]:
+    """`rows` and `sizes` (bytes) of the groups of a file."""
+    for group, (n, size) in enumerate(zip(rows, sizes, strict=True)):
+        each = n if size <= KEPT else max(1, n * (KEPT // 2) // size)
+        for skip in range(0, n, each or 1):
+            yield Piece(file, group, skip, min(each, n - skip), each == n)
+
+
 def together(tables: Sequence[ParquetTable], columns: Sequence[str]) -> Held:
     """The pictures of these files in these columns, one after another."""
     files = list(zip(tables, columns, strict=True))
-    reader = ParquetReader([(table.path, column) for table, column in files], [table.groups for table in tables])
+    pieces = [p for i, (t, column) in enumerate(files) for p in pieces_of(i, t.groups, t.bytes_of(column))]
     lacking = sum(table.lacking(column) for table, column in files)
     notes = [f"{lacking:,} rows have no picture's bytes"] if lacking else []
-    if (most := max(table.largest(column) for table, column in files)) > KEPT:
-        notes.append(f"row groups hold up to {most / 1e9:.1f} GB, and each worker holds one: write smaller groups")
-    chunks = reader.chunks()
+    if cut := len({(p.file, p.group) for p in pieces if not p.whole}):
+        why = f"are larger than {KEPT / 1e6:.0f} MB, and read in parts, each from the start of its group"
+        notes.append(f"{cut:,} row groups {why}: a file with smaller groups is faster")
+    chunks = np.repeat(np.arange(len(pieces), dtype=np.int64), [piece.rows for piece in pieces])
+    reader = ParquetReader([(table.path, column) for table, column in files], pieces)
     return Held(reader, np.full(len(chunks), -1, dtype=np.int64), chunks, notes)
 
 
 class ParquetReader:
     """Row after row of several files, as if they were one. Pickles as addresses; opens in each process anew."""
 
-    def __init__(self, files: Sequence[tuple[str, str]], groups: Sequence[Sequence[int]]) -> None:
-        self._files, self._groups = tuple(files), tuple(tuple(rows) for rows in groups)  # (path, column); rows of each
-        self._home = np.repeat(np.arange(len(files)), [len(rows) for rows in groups])  # file of each group
-        counts = np.array([n for rows in groups for n in rows], dtype=np.int64)
-        self._starts: NDArray[np.int64] = np.cumsum(counts) - counts
-        self._first = np.searchsorted(self._home, np.arange(len(files)))  # number of each file's first group
+    def __init__(self, files: Sequence[tuple[str, str]], pieces: Sequence[Piece]) -> None:
+        self._files, self._pieces = tuple(files), tuple(pieces)  # (path, column); in the order of the rows
+        self._ends = np.cumsum([piece.rows for piece in pieces], dtype=np.int64)
         self._forget()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ParquetReader, (self._files, self._groups)
+        return ParquetReader, (self._files, self._pieces)
 
     def _forget(self) -> None:
         self._pid, self._lock = os.getpid(), threading.Lock()
-        self._kept: OrderedDict[int, Any] = OrderedDict()  # group -> its column
+        self._kept: OrderedDict[int, Any] = OrderedDict()  # number of the piece -> its column
+        self._bytes = 0  # of all that is kept
         self._open: OrderedDict[int, Any] = OrderedDict()  # file -> ParquetFile
 
-    def chunks(self) -> NDArray[np.int64]:
-        """The row group of each row."""
-        return np.repeat(np.arange(len(self._starts), dtype=np.int64), [n for rows in self._groups for n in rows])
-
     def read(self, row: int) -> bytes:
-        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        number = int(np.searchsorted(self._ends, row, side="right"))
+        piece = self._pieces[number]
+        at = row - int(self._ends[number]) + piece.rows
         if self._pid != os.getpid():
             self._forget()  # after a fork: another's lock may be held, and files share their place
         with self._lock:
-            cell = self._column(group)[row - int(self._starts[group])].as_py()
-        path = self._files[self._home[group]][0]
+            cell = self._column(number)[at].as_py()
+        path = self._files[piece.file][0]
         data = cell.get("bytes") if isinstance(cell, dict) else cell
         if data is None and isinstance(cell, dict) and cell.get("path"):
             return _beside(path, cell["path"])
         if not data:
-            raise BadInput(f"row {row - self._start(group):,} of {path} has no picture; mend the row or remove it")
+            where = f"row {piece.skip + at:,} of row group {piece.group} of {path}"
+            raise BadInput(f"{where} has no picture; mend the row or remove it")
         return bytes(data)
 
-    def _start(self, group: int) -> int:
-        """First row of the file of this group."""
-        return int(self._starts[self._first[self._home[group]]])
-
-    def _column(self, group: int) -> Any:
-        """The pictures of this group, decoded from Parquet, not from JPEG."""
-        if group in self._kept:
-            self._kept.move_to_end(group)
-            return self._kept[group]
-        home = int(self._home[group])
-        path, column = self._files[home]
+    def _column(self, number: int) -> Any:
+        """The pictures of this piece, decoded from Parquet, not from JPEG."""
+        if number in self._kept:
+            self._kept.move_to_end(number)
+            return self._kept[number]
+        piece = self._pieces[number]
+        path, column = self._files[piece.file]
         try:
-            if home not in self._open:
-                self._open[home] = opened(path)
-                if len(self._open) > 16:
-                    self._open.popitem(last=False)[1].close()
-            table = self._open[home].read_row_group(group - int(self._first[home]), columns=[column], use_threads=False)
+            found = self._read(piece, path, column)
         except (OSError, pyarrow(path).ArrowException) as error:
             told = str(error).splitlines()[0][:120]
-            raise BadInput(
-                f"{path}: row group {group - self._first[home]} cannot be read ({told}); restore it"
-            ) from None
-        self._kept[group] = table.column(column)
-        while len(self._kept) > 1 and sum(c.nbytes for c in self._kept.values()) > KEPT:
-            self._kept.popitem(last=False)
-        return self._kept[group]
+            raise BadInput(f"{path}: row group {piece.group} cannot be read ({told}); restore the file") from None
+        self._kept[number] = found
+        self._bytes += found.nbytes
+        while len(self._kept) > 1 and self._bytes > KEPT:
+            self._bytes -= self._kept.popitem(last=False)[1].nbytes
+        return found
+
+    def _read(self, piece: Piece, path: str, column: str) -> Any:
+        if not piece.whole:  # rows of a group can be found from its start only
+            batches = opened(path, BUFFER).iter_batches(piece.rows, [piece.group], [column], use_threads=False)
+            return _cut((batch.column(0) for batch in batches), piece.skip, piece.rows, pyarrow(path))
+        if piece.file not in self._open:
+            self._open[piece.file] = opened(path)
+            if len(self._open) > OPEN:
+                self._open.popitem(last=False)[1].close()
+        return self._open[piece.file].read_row_group(piece.group, columns=[column], use_threads=False).column(column)
+
+
+def _cut(batches: Iterable[Any], skip: int, rows: int, library: Any) -> Any:
+    """These rows of what comes in batches; the next batch is not asked for."""
+    parts: list[Any] = []
+    done = got = 0
+    for batch in batches:
+        if done + len(batch) > skip:
+            parts.append(batch.slice(max(0, skip - done), rows - got))
+            got += len(parts[-1])
+        done += len(batch)
+        if done >= skip + rows:
+            break
+    return library.chunked_array(parts)
 
 
 def _beside(table: str, name: str) -> bytes:

@@ -12,6 +12,8 @@ from typing import Any
 import datasets
 import huggingface_hub
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -145,6 +147,18 @@ def test_rows_without_a_picture(tmp_path: Path) -> None:
     assert listing.reader.read(2) == png(3)
     with pytest.raises(BadInput, match=r"row 1 of .*there is no picture"):
         listing.reader.read(1)
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_bytes_that_nobody_called_a_picture(tmp_path: Path, nested: bool) -> None:
+    cells = [{"bytes": png(i), "path": f"{i}.png"} if nested else png(i) for i in range(4)]
+    rows = [{"image": cell, "label": "ba"[i % 2]} for i, cell in enumerate(cells)]
+    (tmp_path / "shelf").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "shelf/train.parquet")
+    listing = opened(tmp_path, f"hf:{tmp_path}/shelf")
+    assert listing.ids == [f"train/{i}.png" if nested else f"train#{i}" for i in range(4)]
+    assert [listing.reader.read(i) for i in range(4)] == [png(i) for i in range(4)]
+    assert listing.names == ("a", "b") and listing.label.tolist() == [1, 0, 1, 0]
 
 
 def test_readers_travel_to_workers(tmp_path: Path) -> None:

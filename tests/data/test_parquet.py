@@ -10,9 +10,12 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tessella.data import parquet
 from tessella.data.listing import Listing, settle
@@ -112,7 +115,7 @@ def test_rows_without_bytes(tmp_path: Path) -> None:
     listing = opened(hf_parquet(tmp_path / "t.parquet", rows))
     assert said(listing.notes, "3 rows have no picture's bytes")
     assert [listing.reader.read(i) for i in (0, 1)] == [b"picture 0", b"there.jpg"]
-    for i, words in ((2, "gone.jpg"), (3, "row 3 of .* has no picture")):
+    for i, words in ((2, "gone.jpg"), (3, "row 3 of row group 0 of .* has no picture")):
         with pytest.raises(BadInput, match=words):
             listing.reader.read(i)
     for row in rows:
@@ -139,6 +142,36 @@ def test_only_the_groups_that_are_asked_for_are_read(tmp_path: Path, monkeypatch
     for i in (20, 0, 39, 1, 0):
         assert listing.reader.read(i) == f"picture {i}".encode()
     assert read == [0, 9, 5, 0, 9, 0], "no more than may be kept is kept"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    groups=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    kept=st.sampled_from([1, 60, 200, 10**6]),
+    rows=st.lists(st.integers(0, 35), max_size=20),
+)
+def test_groups_that_are_too_large_are_read_in_parts(
+    tmp_path_factory: pytest.TempPathFactory, groups: list[int], kept: int, rows: list[int]
+) -> None:
+    path = tmp_path_factory.mktemp("large") / "t.parquet"
+    schema = pa.schema([("image", pa.binary()), ("label", pa.string())])
+    n = sum(groups)
+    with pq.ParquetWriter(path, schema, compression="none", data_page_size=30) as writer:
+        for g, size in enumerate(groups):
+            at = sum(groups[:g])
+            each = [{"image": f"picture {i}".encode(), "label": "x"} for i in range(at, at + size)]
+            writer.write_table(pa.Table.from_pylist(each, schema), row_group_size=size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parquet, "KEPT", kept)
+        listing = opened(path)
+        reader = pickle.loads(pickle.dumps(listing.reader))
+        assert [reader.read(i) for i in range(n)] == [f"picture {i}".encode() for i in range(n)]
+        assert all(reader.read(i % n) == f"picture {i % n}".encode() for i in rows)
+        assert len(reader._kept) == 1 or reader._bytes <= kept
+    counts = np.bincount(listing.chunks)
+    assert (np.diff(listing.chunks) >= 0).all() and counts.min() > 0
+    assert (counts == 1).all() if kept == 1 else kept < 10**6 or counts.tolist() == groups
+    assert said(listing.notes, "row groups are larger than") == (len(counts) > len(groups))
 
 
 def test_a_fork_reads_on_its_own(tmp_path: Path) -> None:

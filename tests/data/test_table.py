@@ -383,6 +383,9 @@ def test_none_of_the_files_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(BadInput, match=r"none of the 1 files.*there is images/007\.jpg: write the paths like this"):
         opened(tmp_path / "data/t.csv")
     as_csv(tmp_path / "data/t.csv", [{"file": "data/images/007.jpg", "label": "a"}])
+    as_csv(tmp_path / "web.csv", [{"image": "https://example.org/1.jpg"}])
+    with pytest.raises(BadInput, match="nothing is fetched from the web"):
+        opened(tmp_path / "web.csv")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInput, match="seen from the current folder"):
         opened("data/t.csv")
