@@ -8,6 +8,7 @@ range of their own (float, signed, 32-bit) need the limits that become black and
 
 from __future__ import annotations
 
+import contextlib
 import io
 from typing import Any, Literal
 
@@ -177,18 +178,17 @@ def _decode(
         return deep.of_eight(pixels, depth, limits), head.turn
     if head.format == "PNG":
         png.check(data)
-    tiff = head.format == "TIFF"
-    if head.format == "NPY" or head.bits > 8 or head.numbers != "uint" or (tiff and not deep.tiff_is_plain(data)):
-        values, turn = deep.read(data, head)
-        white = limits[1] if limits and head.bits > 8 else 1.0 if head.numbers == "float" else 2.0**head.bits - 1
-        values = deep.to_channels(values, head, channels, white)
-        held = limits if head.bits > 8 or head.numbers != "uint" else None
-        if held is None and limits is not None:
-            return deep.of_eight(values, depth, limits), turn
-        return deep.to_depth(values, head, depth, limits), turn
-    with _opened(data, kind_of(data)) as image:
-        image.load()
-        return deep.of_eight(_pixels(image, channels), depth, limits), 1 if tiff else head.turn  # Pillow turns TIFF
+    eight = head.bits <= 8 and head.numbers == "uint"
+    if eight and head.format != "NPY" and (head.format != "TIFF" or deep.tiff_is_plain(data)):
+        with contextlib.suppress(UnidentifiedImageError), _opened(data, kind_of(data)) as image:
+            image.load()
+            pixels = _pixels(image, channels)
+            turn = 1 if head.format == "TIFF" else head.turn  # Pillow turns TIFF by itself
+            return deep.of_eight(pixels, depth, limits), turn
+    values, turn = deep.read(data, head)
+    white = limits[1] if limits and not eight else 1.0 if head.numbers == "float" else 2.0**head.bits - 1
+    values = deep.to_channels(values, head, channels, white)
+    return deep.of_eight(values, depth, limits) if eight else deep.to_depth(values, head, depth, limits), turn
 
 
 def _shared(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:

@@ -29,7 +29,8 @@ WIDTH, HEIGHT, BITS, PHOTOMETRIC, TURN, SAMPLES, PLANES, EXTRA, FORMAT = 256, 25
 OFFSETS, ROWS, COUNTS, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_COUNTS = 273, 278, 279, 322, 323, 324, 325
 TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
 DEFLATE = (8, 32946)  # compressions
-WHITE_IS_ZERO, PALETTE, INKS, YCBCR, LAB = 0, 3, 5, 6, 8  # photometric interpretations
+WHITE_IS_ZERO, PALETTE, INKS, YCBCR, LABS = 0, 3, 5, 6, (8, 9, 10)  # photometric interpretations
+MIXED = 1  # of EXTRA: colours were multiplied by their transparency
 
 
 def read(data: bytes, head: Header) -> tuple[Values, int]:
@@ -198,7 +199,7 @@ def tiff_header(data: bytes) -> Header:
         raise BadInput("is a TIFF picture of complex numbers; save their size or their parts")
     alpha = photometric <= 2 and samples > 1 and tags.get(EXTRA, (0,))[-1] in (1, 2)
     inks = photometric == INKS and samples == 4
-    channels = 3 if photometric in (PALETTE, YCBCR, LAB) or inks else samples
+    channels = 3 if photometric in (PALETTE, YCBCR, *LABS) or inks else samples
     bits = 8 if photometric == PALETTE else max(8, *tags.get(BITS, (1,)))
     turn = tags.get(TURN, (1,))[0]
     turn = turn if 1 <= turn <= 8 else 1
@@ -238,7 +239,7 @@ def tiff_is_plain(data: bytes) -> bool:
     """Grey or colour of 8 bits or fewer in a form that Pillow reads without loss; more is read here."""
     tags, _ = tiff_tags(data)
     samples, photometric = tags.get(SAMPLES, (1,))[0], tags.get(PHOTOMETRIC, (1,))[0]
-    usual = {0: (1,), 1: (1, 2), 2: (3, 4), PALETTE: (1,), INKS: (4,), YCBCR: (3,), LAB: (3,)}.get(photometric, ())
+    usual = {0: (1,), 1: (1, 2), 2: (3, 4), PALETTE: (1,), INKS: (4,), YCBCR: (3,), LABS[0]: (3,)}.get(photometric, ())
     extra = tags.get(EXTRA, ())
     known = not extra or extra in ((1,), (2,))
     return samples in usual and known and tags.get(FORMAT, (1,))[0] in (1, 4) and max(tags.get(BITS, (1,))) <= 8
@@ -248,18 +249,29 @@ def tiff(data: bytes, head: Header) -> tuple[Values, int]:
     """Pillow for one channel, tifffile for the rest."""
     tags, _ = tiff_tags(data)
     check_stretches(tags, len(data))
-    invert = tags.get(PHOTOMETRIC, (1,))[0] == WHITE_IS_ZERO and head.numbers == "uint"
+    photometric, bits = tags.get(PHOTOMETRIC, (1,))[0], set(tags.get(BITS, (1,)))
     values, turn = None, head.turn
-    if head.channels == 1 and (head.numbers, head.bits) != ("uint", 32) and head.bits <= 64:
+    if head.channels == 1 and (head.numbers, head.bits) != ("uint", 32):
         values = _grey_by_pillow(data)
         turn = 1 if values is not None else turn  # Pillow turns TIFF by itself
     if values is None:
+        if photometric in (PALETTE, INKS, YCBCR, *LABS) or len(bits) > 1 or min(bits) < 8:
+            what = f"{sorted(bits)} bits per channel, photometric interpretation {photometric}"
+            raise BadInput(f"is a TIFF picture in a form that is not read ({what}); save it as plain grey or RGB")
         values = _by_tifffile(data, (tags[HEIGHT][0], tags[WIDTH][0], tags.get(SAMPLES, (1,))[0]))
-    if values.shape[2] != head.channels:
-        raise BadInput(
-            f"is a TIFF picture of {head.channels} channels in a form that is not read; save it as plain RGB"
-        )
-    return (2**head.bits - 1 - values if invert else values), turn
+    if photometric == WHITE_IS_ZERO and head.numbers == "uint":
+        values = 2**head.bits - 1 - values
+    return (_unmixed(values, head) if head.alpha and tags[EXTRA][-1] == MIXED else values), turn
+
+
+def _unmixed(values: Values, head: Header) -> Values:
+    """Colours that were stored as their share of the mixture with what lies behind, as they were before."""
+    full = 1.0 if head.numbers == "float" else float(2**head.bits - 1)
+    alpha = values[:, :, -1:].astype(np.float64)
+    colours = np.divide(values[:, :, :-1] * full, alpha, out=np.zeros(values[:, :, :-1].shape), where=alpha > 0)
+    if head.numbers == "uint":
+        colours = np.rint(colours.clip(0, full))
+    return np.concatenate([colours.astype(values.dtype), values[:, :, -1:]], axis=2)
 
 
 def check_stretches(tags: dict[int, tuple[int, ...]], length: int) -> None:

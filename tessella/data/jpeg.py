@@ -15,6 +15,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..errors import BadInput
 from .sniff import exif_turn
 
 SCALES = (8, 4, 2, 1)  # powers of two: what every decoder built on libjpeg offers, with the same pixels
@@ -91,7 +92,7 @@ def scale_for(height: int, width: int, least: tuple[int, int] | None) -> int:
 
 
 def pixels(data: bytes, head: Frame, least: tuple[int, int] | None) -> NDArray[np.uint8]:
-    """(H, W, 1 or 3) as stored, not yet upright; `least` is stored height and width. ValueError says what is wrong."""
+    """(H, W, 1 or 3) as stored, not yet upright; `least` is stored height and width. A ValueError says why."""
     scale = scale_for(head.height, head.width, least)
     if head.litter:
         data = _without(data, head.litter)
@@ -105,6 +106,10 @@ def pixels(data: bytes, head: Frame, least: tuple[int, int] | None) -> NDArray[n
             return _coloured(_ended(data, head, scale))
         if BENIGN.search(text) or OTHERS.search(text):
             return _by_pillow(data, head, scale)  # which still refuses data that end too soon
+        if "nsupported" in text or "not supported" in text:
+            raise BadInput(
+                f"is a JPEG picture of a kind that is not read ({text}); save it again with 8 bits"
+            ) from None
         raise
 
 

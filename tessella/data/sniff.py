@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import NamedTuple
 
@@ -16,12 +17,6 @@ SIGNATURES: tuple[tuple[int, bytes, str], ...] = (  # (offset, bytes, what it is
     (0, b"II+\0", "a TIFF picture"),  # BigTIFF
     (0, b"MM\0+", "a TIFF picture"),
     (0, b"\x93NUMPY", "a numpy array"),
-    (0, b"P1", "a PPM picture"),
-    (0, b"P2", "a PPM picture"),
-    (0, b"P3", "a PPM picture"),
-    (0, b"P4", "a PPM picture"),
-    (0, b"P5", "a PPM picture"),
-    (0, b"P6", "a PPM picture"),
     (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 picture"),
     (0, b"\xff\x0a", "a JPEG XL picture"),
     (0, b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
@@ -64,6 +59,8 @@ def kind_of(data: bytes) -> str:
         for brands, name in BRANDS:
             if claimed & brands:
                 return name
+    if re.match(rb"P[1-6][\s#]", data[:3]):
+        return "a PPM picture"
     for offset, signature, name in SIGNATURES:
         if data[offset : offset + len(signature)] == signature:
             return name

@@ -173,6 +173,7 @@ def test_refused_by_name_in_one_line(data: bytes, words: str) -> None:
 def test_kind_goes_by_bytes() -> None:
     assert kind_of(saved(COLOUR)) == "a PNG picture" and kind_of(b"\x07\x99\xab" * 9) == "unknown bytes"
     assert kind_of(odd.heic(odd.COLOUR)) == "a HEIC picture" and kind_of(saved(COLOUR, "AVIF")) == "an AVIF picture"
+    assert kind_of(b"P1 4 4 0 0") == "a PPM picture" and kind_of(b"P100 is a motorway") == "text"
     assert kind_of(b"\0\0\0\x18ftypisom\0\0\0\0isommp42" + bytes(9)) == "a video"
     assert np.array_equal(decode(saved(COLOUR), 3, "named.jpg"), COLOUR)
 
@@ -273,7 +274,7 @@ def test_what_a_jpeg_lacks_is_said() -> None:
     for data, words in [
         (NOISE[:2] + b"\xff\xd9", "header ends"),
         (NOISE.replace(b"\xff\xc0\0\x11\x08\0\x78", b"\xff\xc0\0\x11\x08\0\0"), "160 x 0 pixels"),
-        (NOISE.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"), "JPEG"),
+        (NOISE.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"), "a kind that is not read"),
     ]:
         with pytest.raises(BadInput, match=words):
             decode(data)
@@ -418,6 +419,39 @@ def test_alpha_lies_on_white_at_every_depth() -> None:
     assert (decode(data, limits=(0.0, 1000.0))[:, :4] == 255).all(), "white is the upper limit"
     grey = decode(data, 1, depth="uint16").astype(int)
     assert np.abs((grey >> 8) - decode(data, 1)).max() <= 1
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_colours_that_were_mixed_with_their_transparency(kind: type) -> None:
+    """TIFF's associated alpha: half red is stored as half of it."""
+    full = np.iinfo(kind).max
+    pixels = np.array([[[full // 2, 0, 0, full // 2], [0, 0, 0, 0], [full, full, full, full]]], kind)
+    data = odd.by_tifffile(pixels, photometric="rgb", extrasamples=(1,))
+    assert np.abs(decode(data)[0].astype(int) - [(255, 128, 128), (255, 255, 255), (255, 255, 255)]).max() <= 1
+    assert decode(data, 4)[0, 0].tolist() == [255, 0, 0, 127]
+
+
+def test_forms_of_tiff_that_no_reader_here_has_right_are_refused() -> None:
+    sixteen = np.zeros((4, 4, 4), np.uint16)
+    for data in (
+        odd.by_tifffile(sixteen, photometric="separated"),
+        odd.tiff(bytes(48 * 32 * 5 // 2), {258: (4,) * 5, 262: 1, 277: 5}),
+        odd.tiff(bytes(48 * 32 * 6), {258: (8, 8, 16), 262: 2, 277: 3}),
+    ):
+        channels = header(data).channels
+        with pytest.raises(BadInput, match=r"^x is a TIFF picture in a form that is not read .*bits per channel"):
+            decode(data, channels, "x")
+
+
+def test_a_missing_chunk_of_pixels_is_no_picture() -> None:
+    """All checksums agree, and the end is there."""
+    whole = odd.png(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8), 2)
+    (start, end) = next((a, b) for name, a, b in png.chunks(whole) if name == b"IDAT")
+    data = whole[: start - 8] + odd.chunk(b"IDAT", whole[start : (start + end) // 2]) + whole[end + 4 :]
+    for pixels in (data, data[:-12]):
+        with pytest.raises(BadInput, match=r"truncated|damaged"):
+            decode(pixels)
+    assert decode(whole).shape == (40, 40, 3) == decode(whole[:-12]).shape
 
 
 @pytest.mark.parametrize("module", ["tifffile", "pillow_heif"])
