@@ -209,6 +209,8 @@ def cut(image: Pixels, box: Box, preprocess: Preprocess, size: tuple[int, int] |
 
     top, left, height, width = box
     window = np.ascontiguousarray(image[top : top + height, left : left + width])
+    if window.base is not None:  # all of the picture: a view must not change with what others do to it
+        window = window.copy()
     depth, channels, size = window.dtype, window.shape[2], size or preprocess.size
     if depth == np.uint16:
         window = window.astype(np.float32)
@@ -265,7 +267,7 @@ def recolour(view: Tensor, cfg: AugmentConfig, rng: np.random.Generator) -> Tens
     if solarise < cfg.solarise:
         view = policies.solarise(view, policies.SOLARISE)
     if erase < cfg.erase:
-        view = policies.erase(view.clone(), rng)
+        view = policies.erase(view, rng)
     return view.contiguous()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import random
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from torchvision.transforms.v2 import functional as F
 
 from tessella.card import Preprocess
 from tessella.data import augment as module
+from tessella.data import policies
 from tessella.data.augment import (
     BOX_DRAWS,
     AugmentConfig,
@@ -121,6 +123,34 @@ def test_each_setting_changes_views_as_often_as_it_says() -> None:
         assert sum(not torch.equal(a, b) for a, b in zip(views, plain, strict=True)) > 90, policy
 
 
+def test_what_is_done_to_a_view_does_not_follow_from_what_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pair of chances: together a quarter of the time."""
+    names = ["jitter", "grey", "random_blur", "solarise", "erase"]
+    done: list[str] = []
+    for name in names:
+        monkeypatch.setattr(policies, name, lambda view, *rest, name=name: done.append(name) or view)
+    cfg = AugmentConfig(jitter=(0.1, 0.0, 0.0, 0.0), jittered=0.5, grey=0.5, blur=0.5, solarise=0.5, erase=0.5)
+    data, pre, rows = png(picture(4, 4)), card((4, 4)), []
+    for i in range(400):
+        done.clear()
+        augment(data, replace(cfg, vertical=0.5), pre, generator(i))
+        assert done == [name for name in names if name in done], "in this order"
+        rows.append([name in done for name in names])
+    between = np.corrcoef(np.array(rows, float).T)
+    assert np.abs(between - np.eye(5)).max() < 0.2
+
+
+def test_a_whole_picture_is_not_shared_with_its_view() -> None:
+    image = picture(16, 16)
+    image.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch warns of memory that it must not write to
+        view = cut(image, (0, 0, 16, 16), card((16, 16)))
+    before = image.copy()
+    view += 1
+    assert np.array_equal(image, before)
+
+
 def test_flips_have_their_probability() -> None:
     image, pre = picture(8, 8), card((8, 8))
     data, plain = png(image), evaluation_pixels(picture(8, 8), pre)
@@ -153,10 +183,13 @@ def test_crops_keep_to_scale_and_ratio() -> None:
         ratios.append(w / h)
         places += [top / (300 - h + 1), left / (400 - w + 1)]
     assert 0.19 < min(shares) < 0.25 and 0.55 < max(shares) < 0.61
+    assert abs(np.corrcoef(places[::2], places[1::2])[0, 1]) < 0.15, "one does not follow from the other"
     assert 0.36 < np.mean(shares) < 0.4  # what is both large and wide fits less often
     assert 0.49 < min(ratios) < 0.6 and 1.7 < max(ratios) < 2.02 and abs(np.mean(np.log(ratios))) < 0.1
     assert abs(np.mean(places) - 0.5) < 0.05 and min(places) < 0.03 and max(places) > 0.97
     assert crop_box(1, 1000, cfg, numbers(0))[2:] == (1, 2)
+    flat = [crop_box(300, 400, AugmentConfig(scale=(0.1, 0.2), ratio=(1.5, 2.0)), numbers(i)) for i in range(50)]
+    assert all(1.47 < w / h < 2.03 for _, _, h, w in flat), "width over height"
 
 
 def test_crops_are_drawn_like_torchvisions() -> None:
@@ -226,6 +259,10 @@ def test_deep_pictures_are_cropped_at_full_depth(depth: str, channels: int) -> N
     if depth == "uint16":
         theirs = theirs.clamp(0, 65535)
     assert (ours.float() - theirs).abs().max() <= (0.51 if depth == "uint16" else 0.05)
+    edge = np.zeros((20, 20, channels), depth)
+    edge[:, 10:] = 65535
+    steep = cut(edge, (0, 0, 20, 20), pre).float()  # bicubic overshoots at edges
+    assert depth == "float32" or (steep[:, :, :8].max() < 200 and steep[:, :, -8:].min() > 65300)
     view = augment(npy(image), AugmentConfig(flip=1.0, vertical=0.5, blur=0.5), pre, generator(1))
     assert view.shape == (channels, 24, 30) and view.dtype == ours.dtype
 
