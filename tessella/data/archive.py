@@ -176,7 +176,9 @@ def _open_tar(place: Place, cfg: DataConfig, notes: list[str]) -> Listing:
         return open_shards(place.name, cfg)
     table = np.array(spans, dtype=np.int64).reshape(-1, 2)
     order, rows = found.pictures(TarReader(place, table).head)
-    return _listing(place, TarReader(place, table[rows]), order, table[rows, 1], notes + found.tally.notes())
+    notes += found.tally.notes()
+    del found, spans  # a million of each
+    return _listing(place, TarReader(place, table[rows]), order, table[rows, 1], notes)
 
 
 def _listing(place: Place, reader: Reader, order: list[str], sizes: NDArray[np.int64], notes: list[str]) -> Listing:
@@ -367,14 +369,15 @@ def _no_directory(place: Place) -> BadInput:
     return BadInput(f"{place.name} has no whole directory at its end: it is cut off or damaged; fetch or make it again")
 
 
-def _members(place: Place, tally: Tally) -> tuple[list[tuple[str, tuple[int, ...]]], set[int]]:
-    """(name, row of the reader's table) of each entry of the central directory but folders; and which are links."""
+def _members(place: Place, tally: Tally) -> tuple[list[str], NDArray[np.int64], set[int]]:
+    """Names and the reader's table of all entries of the central directory but folders; and which are links."""
     found = _directory(place)
     if found is None:
         raise _no_directory(place)
     data = place.pread(found.size, found.start)
     at = 0
-    out: list[tuple[str, tuple[int, ...]]] = []
+    names: list[str] = []
+    table = array("q")
     links: set[int] = set()
     for _ in range(found.entries):
         if data[at : at + 4] != b"PK\1\2" or at + CENTRAL.size > len(data):
@@ -388,7 +391,7 @@ def _members(place: Place, tally: Tally) -> tuple[list[tuple[str, tuple[int, ...
         if FULL32 in (packed, size, start):
             size, packed, start = _wide(fields, size, packed, start)
         start += found.shift
-        if start + LOCAL.size + packed > found.start or disk not in (0, FULL16) or at > len(data):
+        if start + LOCAL.size + packed > found.start or disk not in (0, FULL16) or at > len(data) or size >> 62:
             raise _no_directory(place)
         name = _name(raw, flags)
         if system == 0 and "\\" in name and "/" not in name:
@@ -398,11 +401,12 @@ def _members(place: Place, tally: Tally) -> tuple[list[tuple[str, tuple[int, ...
             continue
         method = ENCRYPTED if flags & 1 else method
         if system == UNIX and (mode >> 16) & 0o170000 == 0o120000:
-            links.add(len(out))
-        out.append((name, (start, packed, size, crc, method, zlib.crc32(raw))))
+            links.add(len(names))
+        names.append(name)
+        table.extend((start, packed, size, crc, method, zlib.crc32(raw)))
     if at != len(data):
         raise _no_directory(place)
-    return out, links
+    return names, np.array(table, dtype=np.int64).reshape(-1, 6), links
 
 
 def _wide(fields: bytes, *values: int) -> list[int]:
@@ -429,17 +433,16 @@ def _name(raw: bytes, flags: int) -> str:
 
 def _open_zip(place: Place) -> Listing:
     found = Found()
-    table, links = _members(place, found.tally)
-    names = [name for name, _ in table]
-    rows = np.array([row for _, row in table], dtype=np.int64).reshape(-1, 6)
-    del table
+    names, rows, links = _members(place, found.tally)
     reader = ZipReader(place, Names.of(names), rows)
     for row, name in enumerate(names):
         found.add(name, Link(text(reader.read(row)), False) if row in links else row)
     order, chosen = found.pictures(reader.head)
-    _refuse(place, order, rows[chosen])
-    picked = ZipReader(place, Names.of(order), rows[chosen])
-    return _listing(place, picked, order, rows[chosen, 2], found.tally.notes())
+    notes = found.tally.notes()
+    del found, names, reader  # a million of each
+    rows = rows[chosen]
+    _refuse(place, order, rows)
+    return _listing(place, ZipReader(place, Names.of(order), rows), order, rows[:, 2], notes)
 
 
 def _refuse(place: Place, names: list[str], table: NDArray[np.int64]) -> None:
