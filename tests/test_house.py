@@ -167,7 +167,7 @@ def recipes_import_configs(tree: Sources) -> list[str]:
     return out
 
 
-CORE = {"torch", "numpy", "PIL", "simplejpeg", "safetensors", "rich", "typer", "click", "tessella"}  # typer brings click
+CORE = {"torch", "numpy", "PIL", "simplejpeg", "safetensors", "rich", "typer", "click", "tessella"}
 CORE_INSIDE = {"torchvision"}  # always installed, but takes a second to import
 
 

@@ -1,4 +1,4 @@
-"""Mean and deviation of the pictures themselves, where nobody has measured them yet: more than three channels, 16 bits."""
+"""Mean and deviation of the pictures themselves, where nobody measured them yet: many channels, many bits."""
 
 from __future__ import annotations
 
