@@ -89,10 +89,8 @@ def choose(header: Header, cfg: DataConfig) -> tuple[dict[str, str], list[str]]:
         notes += [f"column {other!r} is not used: {named[0]!r} is the {role}" for other in named[1:]]
         found[role] = named[0]
     if not {"label", "labels"} & {*found}:
-        known = ", ".join(ROLES["label"][:3])
-        notes.append(
-            f"no column is called {known} or alike, of {_list(header.columns)}: name the class's as data.label"
-        )
+        usual = ", ".join(ROLES["label"][:3])
+        notes.append(f"no column is called {usual} or alike: {OPTIONS['label']} says which of {_list(header.columns)}")
     if found.get("label") in header.lists:
         found.setdefault("labels", found.pop("label"))
     if "image" in found and found["image"] in header.pictures:

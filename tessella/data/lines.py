@@ -1,4 +1,4 @@
-"""Tables that are text, row by row: CSV and TSV in the dialects that spreadsheets write, JSONL with an object a line.
+"""Tables that are text, row by row: CSV and TSV in the dialects that spreadsheets write, JSON with an object a row.
 
 A row that does not fit is an error: a cell too many may well be a label in the wrong place.
 """
@@ -108,7 +108,8 @@ class CsvTable:
 
 
 class JsonlTable:
-    """One file, an object a line. Pictures in base64 are read only from a column that is called so."""
+    """One file, an object a line (.jsonl) or a list of objects (.json). Pictures in base64 are read only from a column
+    that is called so, and only line by line."""
 
     def __init__(self, path: str) -> None:
         self.path, self.notes = path, list[str]()
@@ -127,6 +128,9 @@ class JsonlTable:
         start = 0
         try:
             with open(self.path, "rb") as file:
+                if self.path.lower().endswith(".json"):
+                    yield from enumerate(_objects(file.read(), self.path))
+                    return
                 for number, line in enumerate(file, 1):
                     content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
                     if not content.isspace() and content:
@@ -137,6 +141,8 @@ class JsonlTable:
 
     def blocks(self, roles: Mapping[str, str]) -> Iterator[dict[str, Sequence[Any]]]:
         inside = roles.get("base64")
+        if inside is not None and self.path.lower().endswith(".json"):
+            raise BadInput(f"{self.path}: pictures in base64 are read from JSONL; write one object a line, as .jsonl")
         wanted = {role: column for role, column in roles.items() if role != "base64"}
         if inside is not None and "image" in wanted:
             wanted["name"] = wanted.pop("image")
@@ -168,6 +174,16 @@ def _object(line: bytes, path: str, number: int) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise BadInput(f"{path}, line {number:,}: {line!r:.40} is no object; write {{...}} on each line")
     return row
+
+
+def _objects(data: bytes, path: str) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(data.removeprefix(codecs.BOM_UTF8).decode())
+    except ValueError as error:
+        raise BadInput(f"{path}: no JSON ({error}); write a list of objects, in UTF-8") from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise BadInput(f"{path}: as a table it must be a list of objects; of COCO, give the folder that it lies in")
+    return rows
 
 
 def _length(cell: Any) -> int:

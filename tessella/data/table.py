@@ -1,4 +1,4 @@
-"""Tables of pictures: CSV, TSV, JSONL, Parquet. A row names a picture's file, or holds its bytes, beside what is known.
+"""Tables of pictures: CSV, TSV, JSON, JSONL, Parquet. A row names a picture's file or holds its bytes, beside targets.
 
 Paths are relative to the folder of the table, or absolute, and may lead anywhere: a table is the user's own, as is what
 it names; pictures outside of the table's folder are counted and said. A file that is not there stays in the list as a
@@ -115,7 +115,7 @@ def expand(address: str) -> list[str]:
     if not paths:
         raise BadInput(f"{address}: there is no such file; give a table ({', '.join(KINDS)}) that exists")
     for path in paths:
-        if not path.lower().endswith(KINDS) or os.path.isdir(path):
+        if not path.lower().endswith((*KINDS, ".json")) or os.path.isdir(path):
             raise BadInput(f"{path} is no table; give files that end in {', '.join(KINDS)}")
     return paths
 
@@ -146,7 +146,9 @@ def part_of(path: str) -> str:
 
 def table_of(path: str) -> Table:
     kind = os.path.splitext(path)[1].lower()
-    return ParquetTable(path) if kind == ".parquet" else JsonlTable(path) if kind == ".jsonl" else CsvTable(path)
+    return (
+        ParquetTable(path) if kind == ".parquet" else CsvTable(path) if kind in (".csv", ".tsv") else JsonlTable(path)
+    )
 
 
 def _chosen(address: str, tables: Sequence[Table], cfg: DataConfig) -> tuple[list[dict[str, str]], list[str]]:
