@@ -131,7 +131,7 @@ class Origin(NamedTuple):
             with _locked(home, FETCH):
                 index = _index(home, facts)  # fetched by another process, meanwhile
                 if index is None:
-                    _fetch(address, home, cache, None)
+                    _fetch(address, home, cache, facts)
                     index = _index(home, Facts(None, ""))
         if index is None:
             raise BadInput(f"{home} does not keep what is written; name another cache with --data.cache")
@@ -174,7 +174,7 @@ class Fetched:
             del lock
             with _locked(home, FETCH):
                 if not path.is_file() or path.stat().st_size != self.size:
-                    _fetch(self.name, home, self.cache, self.sha256)
+                    _fetch(self.name, home, self.cache, Facts(self.size, ""), self.sha256)
 
 
 class _Held(NamedTuple):
@@ -243,21 +243,22 @@ def _index(home: Path, facts: Facts) -> tuple[Copy, list[Member], list[str]] | N
         return None
 
 
-def _fetch(address: str, home: Path, cache: Cache, sha256: str | None) -> Copy:
-    """The caller holds the exclusive lock."""
-    return _patient(address, lambda: _fetch_once(address, home, cache, sha256), PAUSES)
+def _fetch(address: str, home: Path, cache: Cache, told: Facts, sha256: str | None = None) -> Copy:
+    """The caller holds the lock. `told` is what the origin said when it was asked, `sha256` of what was indexed."""
+    return _patient(address, lambda: _fetch_once(address, home, cache, told, sha256), PAUSES)
 
 
-def _fetch_once(address: str, home: Path, cache: Cache, sha256: str | None) -> Copy:
+def _fetch_once(address: str, home: Path, cache: Cache, told: Facts, sha256: str | None) -> Copy:
     with _opened(address) as (facts, pieces):
-        cache.make_room(facts.size or 0)
+        size = told.size if facts.size is None else facts.size
+        cache.make_room(size or 0)
         copies: list[Copy] = []
 
         def write(folder: Path) -> None:
             path = folder / "shard.tar"
             written = pour(path, pieces)
-            if facts.size is not None and written.size != facts.size:
-                raise _Broken(f"the connection ended after {written.size:,} of {facts.size:,} bytes")
+            if size is not None and written.size != size:
+                raise _Broken(f"the connection ended after {written.size:,} of {size:,} bytes")
             if sha256 is not None and written.sha256 != sha256:
                 raise _changed(address)
             try:

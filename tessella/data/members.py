@@ -9,6 +9,7 @@ from .pinned import Place
 from .tarindex import FILE, HARD, SOFT, Link, Window, entries, follow, plain, text
 
 WORDS = 1 << 16  # bytes of the largest member that may be a label, a caption or a .json
+WORDY = (".json", ".txt", ".cls")
 
 Member = tuple[str, int, int, str | None]  # name, start, size, words
 
@@ -19,20 +20,23 @@ def members_of(place: Place) -> tuple[list[Member], list[str]]:
     out: list[Member] = []
     links: dict[str, Link] = {}
     window = Window(place)
-    lost = 0
+    lost = long = 0
     for entry in entries(place, notes, window):
         raw = text(entry.name)
         name = plain(raw) if raw.startswith((".", "/")) or "//" in raw or "/." in raw else raw
         if not name:
             lost += entry.kind == FILE
         elif entry.kind == FILE:
-            words = None
-            if entry.size <= WORDS and os.path.splitext(name)[1].lower() not in SUFFIXES:
+            words, suffix = None, os.path.splitext(name)[1].lower()
+            if entry.size <= WORDS and suffix not in SUFFIXES:
                 words = _words(window.read(entry.start, entry.size))
+            long += entry.size > WORDS and suffix in WORDY
             out.append((name, entry.start, entry.size, words))
         elif entry.kind in (HARD, SOFT):
             links[name] = Link(text(entry.link), entry.kind == HARD)
             out.append((name, -1, 0, None))
+    if long:
+        notes.append(f"{place.name}: {long:,} members ({', '.join(WORDY)}) of more than {WORDS:,} bytes are not read")
     if lost:
         notes.append(f"{place.name}: {lost:,} files whose names lead out of the archive (../) left out")
     return (_followed(out, links, place, notes) if links else out), notes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -17,14 +18,19 @@ from typing import Any
 import braceexpand
 import numpy as np
 import pytest
+import torch
 import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tessella.card import Preprocess
 from tessella.data import fetched, members, shards
 from tessella.data.archive import open_archive
+from tessella.data.augment import AugmentConfig
 from tessella.data.fetched import Cache
 from tessella.data.listing import Listing, settle
+from tessella.data.loader import Loader, LoaderConfig
+from tessella.data.pictures import Pictures
 from tessella.data.shards import addresses, braces, open_shards
 from tessella.data.source import DataConfig
 from tessella.errors import BadInput
@@ -271,6 +277,41 @@ def test_indexing_in_processes_finds_the_same(tmp_path: Path, monkeypatch: pytes
         opened(pattern)
 
 
+def test_a_long_json_is_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.tar", [("1.jpg", b"1"), ("1.json", b"{" + b" " * 70_000 + b"}"), ("2.cls", b"x")])
+    assert said(opened(str(path)).notes, "1 members", "not read")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_goes_on_in_the_middle_of_a_shard(tmp_path: Path, workers: int) -> None:
+    from PIL import Image
+
+    for shard in range(4):
+        files = []
+        for i in range(7):
+            file = io.BytesIO()
+            Image.new("RGB", (9 + i, 8), (30 * i, 60 * shard, 7)).save(file, "jpeg")
+            files += [(f"{i}.jpg", file.getvalue()), (f"{i}.cls", b"%d" % (i % 2))]
+        write(tmp_path / f"{shard}.tar", files)
+    train = settle(opened(f"{tmp_path}/{{0..3}}.tar"), DataConfig(path="x", val_share=0)).train
+    seen = Preprocess(size=(8, 8), crop=0.9, mean=(0.5,) * 3, std=(0.5,) * 3)
+    loader = Loader(Pictures(train, seen, AugmentConfig(), seed=3), LoaderConfig(batch=5, window=2, workers=workers))
+
+    def steps(start: int, n: int) -> list[Any]:
+        stream = loader.batches(start)
+        try:
+            return list(itertools.islice(stream, n))
+        finally:
+            stream.close()
+
+    whole = steps(0, 8)
+    assert sorted([name for batch in whole for name in batch["ids"]][:28]) == sorted(train.ids)
+    for start in (1, 3, 6):
+        for want, got in zip(whole[start:], steps(start, 8 - start), strict=True):
+            assert got["ids"] == want["ids"] and torch.equal(got["image"], want["image"])
+            assert torch.equal(got["label"], want["label"])
+
+
 # ---------------------------------------------------------------- far away
 
 
@@ -315,12 +356,12 @@ class Answer(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
             return
         self.send_response(200)
-        if failure != "no length":
+        if "no length" not in failure:
             self.send_header("Content-Length", str(len(data)))
         self.send_header("ETag", f'"{hash(data)}"')
         self.end_headers()
         if body:
-            self.wfile.write(data[: len(data) // 2] if failure == "cut" else data)
+            self.wfile.write(data[: len(data) // 2] if failure.startswith("cut") else data)
             self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -360,11 +401,21 @@ def test_remote_shards_are_those_next_door(server: Server, tmp_path: Path) -> No
     assert not left
 
 
-@pytest.mark.parametrize("failures", [["503"], ["cut", "500", "cut"], ["429"], ["no length"], ["", "no HEAD"]])
+@pytest.mark.parametrize(
+    "failures", [["503"], ["cut", "500", "cut"], ["429"], ["no length"], ["cut, no length"], ["", "no HEAD"]]
+)
 def test_a_failing_server_is_asked_again(server: Server, tmp_path: Path, failures: list[str]) -> None:
     server.failures["/001.tar"] = list(failures)
     there = opened(pattern_of(server), cache=str(tmp_path / "cache"))
     assert [d for _, d, _ in rows(there)] == [d for _, d, _ in rows(opened(folder_of(tmp_path / "here")))]
+
+
+def test_it_is_the_size_that_tells_half_a_shard(server: Server, tmp_path: Path, monkeypatch: Any) -> None:
+    """Without it a half that ends between two members is taken for all there is."""
+    server.failures["/001.tar"] = ["cut"]
+    monkeypatch.setattr(fetched, "_stated", lambda answer: fetched.Facts(None, ""))
+    half = opened(pattern_of(server), cache=str(tmp_path / "cache"))
+    assert len(half.ids) < 12 and said(half.notes, "001.tar has no end mark")
 
 
 def test_what_no_attempt_mends(server: Server, tmp_path: Path) -> None:
@@ -434,6 +485,13 @@ def test_the_oldest_copies_go_first_and_none_in_use(server: Server, tmp_path: Pa
     assert kept() == ["000", "001", "002"]  # all are in use: beyond the limit rather than failing
     small.make_room(size)
     assert kept() == ["000", "001", "002"]
+    with monkeypatch.context() as blind:
+        blind.setattr(fetched.fcntl, "flock", lambda *_: None)
+        small.make_room(size)
+    assert len(kept()) == 1, "it is the lock that keeps them"
+    fetched._HELD.clear()
+    for i in (0, 4, 8):
+        assert reader.read(i) == here[i][1]
     fetched._HELD.clear()
     for age, number in ((300, "001"), (200, "002"), (100, "000")):
         lock = next(p for p in Path(small.folder).glob("*.use") if f"-{number}." in p.name)
