@@ -22,7 +22,7 @@ import commands
 import deaths
 from commands import DISTURBED, Done, Started, files_of, hash_of, photos, temporary_files_in, wait_for, words
 
-from tessella.data import loader
+from tessella.data import pictures
 from tessella.errors import BadInput
 from tessella.runtime.load import load
 from tessella.training import state
@@ -253,9 +253,9 @@ def terminated(trial: Trial, whom: Literal["process", "group"]) -> tuple[Done, l
 
 def seeded_by_process() -> None:
     """The mutation: augmentation that depends on which process draws it."""
-    honest = loader.generator
+    honest = pictures.generator
 
     def generator(*key: int | str) -> Any:
         return honest(*key, os.getpid())
 
-    loader.generator = generator  # type: ignore[assignment]
+    pictures.generator = generator  # type: ignore[assignment]
