@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import BadInput
 from . import lines, parquet
-from .columns import Cells, Header, Texts, Told, choose
+from .columns import ROLES, Cells, Header, Texts, Told, choose, key
 from .folder import TRAIN, VALIDATION
 from .lines import CsvTable, JsonlTable
 from .listing import Listing
@@ -67,15 +67,18 @@ def table_in(folder: str) -> str | None:
     """The address of the table that a folder of pictures comes with, by the names that are usual; None: no such table.
 
     metadata.csv or labels.csv (or .tsv, .jsonl, .parquet), train.csv beside val.csv, train/metadata.csv beside
-    val/metadata.csv, or the only table that there is.
+    val/metadata.csv, Parquet files alone, or the only table that there is. Beside class folders only metadata or labels count, and only
+    with a column for the class: another table is a by-product.
     """
-    here = _tables_of(folder)
+    here, classed = _tables_of(folder), _has_classes(folder)
     for stem in USUAL:
         found = [name for name in here if os.path.splitext(name)[0].lower() == stem]
         if len(found) > 1:
             raise BadInput(f"{folder} has {' and '.join(found)}; give the one that is meant as the address")
-        if found:
+        if found and (not classed or _labelled(os.path.join(folder, found[0]))):
             return os.path.join(folder, found[0])
+    if classed:
+        return None
     for kind in KINDS:
         by_part = {os.path.splitext(name)[0].lower(): name for name in here if name.lower().endswith(kind)}
         parts = [by_part[part] for part in (*TRAIN, *VALIDATION) if part in by_part]
@@ -85,7 +88,32 @@ def table_in(folder: str) -> str | None:
         parts = [part for part in (*TRAIN, *VALIDATION) if os.path.isfile(os.path.join(folder, part, name))]
         if parts and parts[0] in TRAIN:
             return os.path.join(_braces(folder, parts), name)
-    return os.path.join(folder, here[0]) if len(here) == 1 else None
+    if here and all(name.lower().endswith(".parquet") for name in here):
+        return os.path.join(
+            folder if len(here) == 1 else glob.escape(folder), here[0] if len(here) == 1 else "*.parquet"
+        )
+    return os.path.join(folder, here[0]) if len(here) == 1 and not _has_shards(folder) else None
+
+
+def _has_classes(folder: str) -> bool:
+    """Folders in train/, or two or more that are no parts: as far as names say, pictures lie in class folders."""
+    names = _folders_of(folder)
+    trains = [os.path.join(folder, name) for name in TRAIN if name in names]
+    return any(_folders_of(train) for train in trains) or len(names - {*TRAIN, *VALIDATION}) > 1
+
+
+def _has_shards(folder: str) -> bool:
+    with os.scandir(folder) as entries:
+        return any(e.name.lower().endswith(".tar") for e in entries)
+
+
+def _folders_of(folder: str) -> set[str]:
+    with os.scandir(folder) as entries:
+        return {e.name for e in entries if e.name[0] != "." and e.is_dir()}
+
+
+def _labelled(path: str) -> bool:
+    return any(key(column) in (*ROLES["label"], *ROLES["labels"]) for column in table_of(path).header.columns)
 
 
 def _tables_of(folder: str) -> list[str]:
@@ -121,7 +149,7 @@ def expand(address: str) -> list[str]:
 
 
 def _alternatives(address: str) -> list[str]:
-    match = re.search(r"\{([^{}]*)\}", address)
+    match = re.search(r"\{([^{}]*(?:,|\.\.)[^{}]*)\}", address)
     if not match:
         return [address]
     each = match[1].split(",")
@@ -146,9 +174,9 @@ def part_of(path: str) -> str:
 
 def table_of(path: str) -> Table:
     kind = os.path.splitext(path)[1].lower()
-    return (
-        ParquetTable(path) if kind == ".parquet" else CsvTable(path) if kind in (".csv", ".tsv") else JsonlTable(path)
-    )
+    if kind == ".parquet":
+        return ParquetTable(path)
+    return JsonlTable(path) if kind in (".jsonl", ".json") else CsvTable(path)
 
 
 def _chosen(address: str, tables: Sequence[Table], cfg: DataConfig) -> tuple[list[dict[str, str]], list[str]]:

@@ -520,6 +520,29 @@ def test_the_table_of_a_folder(tmp_path: Path) -> None:
         table_in(str(tmp_path))
 
 
+def test_a_table_beside_class_folders(tmp_path: Path) -> None:
+    """Folders say the classes, unless a table that is called for it says them."""
+    for root, folders in ((tmp_path / "flat", ("cat", "dog")), (tmp_path / "parts", ("train/cat", "train/dog"))):
+        pictures(root, *(f"{folder}/1.jpg" for folder in folders))
+        for name in ("statistics.csv", "train.csv"):
+            (root / name).write_text("file,label\ncat/1.jpg,a\n")
+            assert table_in(str(root)) is None
+        (root / "metadata.csv").write_text("file,text\ncat/1.jpg,a\n")
+        assert table_in(str(root)) is None
+        (root / "metadata.csv").write_text("file,Class\ncat/1.jpg,a\n")
+        assert table_in(str(root)) == str(root / "metadata.csv")
+    (tmp_path / "par{q}[1]").mkdir()
+    for part in ("test", "train"):
+        as_parquet(tmp_path / f"par{{q}}[1]/{part}-0.parquet", [{"image": part.encode(), "label": part}])
+    listing = opened(table_in(str(tmp_path / "par{q}[1]")))
+    assert listing.splits == ("test", "train") and listing.reader.read(1) == b"train"
+    pictures(tmp_path / "shards", "index.csv", "0.tar", "1.tar")
+    assert table_in(str(tmp_path / "shards")) is None
+    pictures(tmp_path / "loose", "images/1.jpg")
+    (tmp_path / "loose/annotations.csv").write_text("file,label\nimages/1.jpg,a\n")
+    assert table_in(str(tmp_path / "loose")) == str(tmp_path / "loose/annotations.csv")
+
+
 def test_a_table_in_each_part(tmp_path: Path) -> None:
     for part, label in (("train", "a"), ("train", "b"), ("validation", "b")):
         pictures(tmp_path, f"{part}/{label}.jpg")
