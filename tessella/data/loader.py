@@ -87,7 +87,7 @@ class Loader:
         self.workers = default_workers(cfg.ranks) if cfg.workers is None else cfg.workers
         kind = OrderConfig(seed=cfg.seed, balance=cfg.balance, repeats=cfg.repeats, window=cfg.window)
         self.order = make_order(len(dataset), kind, dataset.labels, dataset.chunks)
-        self.stream: Stream | None = None  # the newest
+        self._newest: weakref.ref[Stream] | None = None  # whoever reads it owns it, and its workers end with it
         self._advised = False
 
     def keys(self, start_step: int) -> Iterator[list[Key]]:
@@ -96,8 +96,14 @@ class Loader:
 
     def batches(self, start_step: int = 0) -> Stream:
         workers = Workers(self.dataset, self.workers, self.cfg.prefetch, self.cfg.patience)
-        self.stream = Stream(workers, self._tasks(start_step), Ledger(self.order.length), self.quarantine, self.cfg.pin)
-        return self.stream
+        stream = Stream(workers, self._tasks(start_step), Ledger(self.order.length), self.quarantine, self.cfg.pin)
+        self._newest = weakref.ref(stream)
+        return stream
+
+    @property
+    def stream(self) -> Stream | None:
+        """The newest, while somebody reads it."""
+        return self._newest() if self._newest is not None else None
 
     def _tasks(self, start_step: int) -> Iterator[Task]:
         batch, mine = self.cfg.batch, share(self.cfg.batch, self.cfg.rank, self.cfg.ranks)
@@ -129,25 +135,23 @@ class Loader:
 
     def remarks(self, waiting: float) -> list[str]:
         """What is new since the last call. `waiting`: the share of the time since then spent waiting for batches."""
-        if self.stream is None:
+        stream = self.stream
+        if stream is None:
             return []
-        told = [str(account) for account in self.stream.ended if account.quarantined]
-        self.stream.ended.clear()
-        cure = "" if self._advised else advice(self._situation(waiting))
-        if cure:
-            self._advised = True
-        return [*told, cure] if cure else told
-
-    def _situation(self, waiting: float) -> Situation:
-        assert self.stream is not None
-        made = self.stream.workers
-        return Situation(
+        told = [str(account) for account in stream.ended if account.quarantined]
+        stream.ended.clear()
+        if waiting <= ENOUGH or self._advised:
+            return told
+        self._advised = True
+        workers, cores = stream.workers, cores_here(self.cfg.ranks)
+        now = Situation(
             waiting=waiting,
-            workers=len(made.hands),
-            cores=cores_here(self.cfg.ranks),
-            measures=made.measures,
-            megapixels=self.dataset.megapixels() if waiting > ENOUGH else None,
+            workers=len(workers.hands),
+            cores=cores,
+            measures=workers.measures,
+            megapixels=self.dataset.megapixels(),
         )
+        return [*told, advice(now)]
 
 
 def once(

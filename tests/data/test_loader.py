@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
@@ -438,3 +439,34 @@ def test_finish_normalises_as_everybody_does_and_passes_the_rest(folder: Path) -
     assert finish.pixels(kept[:, None]).shape == (4, 1, 3, 8, 8) and not finish.state_dict()
     with pytest.raises(TypeError, match="uint8"):
         finish(out)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pinned_batches_are_the_same(monkeypatch: pytest.MonkeyPatch, sources: dict[str, Source], workers: int) -> None:
+    """Here without a GPU: what it is asked for is put in its place."""
+    pinned: list[int] = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: pinned.append(device))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
+    cfg = LoaderConfig(batch=5, workers=workers)
+    want, got = (stream(sources["holes"], replace(cfg, pin=pin), 2, 6) for pin in (False, True))
+    assert all(equal(a, b) for a, b in zip(want, got, strict=True)) and set(pinned) == {3}
+    with pytest.raises(BadInput, match="remove it or replace it"):
+        for _ in Loader(Pictures(sources["holes"], PRE), replace(cfg, pin=True)).batches(0):
+            pass
+
+
+def test_workers_end_with_their_reader(folder: Path) -> None:
+    """Not when the garbage collector comes by: a loader knows its newest stream, but does not keep it."""
+    gc.disable()
+    try:
+        loader = Loader(Patient(), LoaderConfig(batch=1, workers=1))
+        batches = loader.batches(0)
+        pid = next(batches)["pid"]
+        assert loader.stream is batches
+        del batches
+        assert loader.stream is None and loader.remarks(0.5) == []
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    finally:
+        gc.enable()
