@@ -67,8 +67,8 @@ def table_in(folder: str) -> str | None:
     """The address of the table that a folder of pictures comes with, by the names that are usual; None: no such table.
 
     metadata.csv or labels.csv (or .tsv, .jsonl, .parquet), train.csv beside val.csv, train/metadata.csv beside
-    val/metadata.csv, Parquet files alone, or the only table that there is. Beside class folders only metadata or labels count, and only
-    with a column for the class: another table is a by-product.
+    val/metadata.csv, Parquet files alone, or the only table that there is. Beside class folders only metadata or labels
+    count, and only with a column for the class: another table is a by-product.
     """
     here, classed = _tables_of(folder), _has_classes(folder)
     for stem in USUAL:
@@ -88,10 +88,8 @@ def table_in(folder: str) -> str | None:
         parts = [part for part in (*TRAIN, *VALIDATION) if os.path.isfile(os.path.join(folder, part, name))]
         if parts and parts[0] in TRAIN:
             return os.path.join(_braces(folder, parts), name)
-    if here and all(name.lower().endswith(".parquet") for name in here):
-        return os.path.join(
-            folder if len(here) == 1 else glob.escape(folder), here[0] if len(here) == 1 else "*.parquet"
-        )
+    if len(here) > 1 and all(name.lower().endswith(".parquet") for name in here):
+        return os.path.join(glob.escape(folder), "*.parquet")
     return os.path.join(folder, here[0]) if len(here) == 1 and not _has_shards(folder) else None
 
 
