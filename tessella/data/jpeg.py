@@ -86,7 +86,7 @@ def frame(data: bytes) -> Frame:
 
 def scale_for(height: int, width: int, least: tuple[int, int] | None) -> int:
     """The divisor of the smallest decoding whose sides both stay at `least` or above."""
-    if least is None:
+    if least is None or max(height, width) < 8:  # so small, 3/8 and 1/2 round to one size, and decoders differ
         return 1
     return next((s for s in SCALES if height // s >= least[0] and width // s >= least[1]), 1)
 
