@@ -344,7 +344,9 @@ class _Found:
         counts = [len(part.keys) for part in self.parts]
         chunks = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
         spans = np.array([n for part in self.parts for n in part.spans], dtype=np.int64).reshape(-1, 2)
-        notes = notes + [note for part in self.parts for note in part.notes]
+        notes = notes + _told_once(
+            [(s, note) for s, part in zip(shards, self.parts, strict=True) for note in part.notes]
+        )
         notes += [f"{n:,} {what}" for what, n in self._sum("odd").items()]
         notes += [f"shard {shard} has no samples" for shard, n in zip(shards, counts, strict=True) if not n]
         keys = Names.of(f"{key}.x" for part in self.parts for key in part.keys)
@@ -414,6 +416,14 @@ class _Found:
             return np.repeat(np.array([number.get(f, -1) for f in found], dtype=np.int8), counts), names
         places = by_path(keys)
         return places.split, places.splits
+
+
+def _told_once(notes: list[tuple[str, str]]) -> list[str]:
+    """What is true of many shards is said of the first."""
+    kinds: dict[str, list[str]] = {}
+    for shard, note in notes:
+        kinds.setdefault(note.replace(shard, ""), []).append(note)
+    return [said[0] + (f" (and {len(said) - 1:,} more shards)" if len(said) > 1 else "") for said in kinds.values()]
 
 
 def _number(name: str) -> str:

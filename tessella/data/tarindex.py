@@ -53,7 +53,7 @@ def entries(place: Place, notes: list[str], window: Window | None = None) -> Ite
     own: dict[bytes, bytes] = {}  # of the next one
     while block := window.read(at, BLOCK):
         if block == ZEROS:
-            if window.read(at, NEAR).strip(b"\0"):
+            if _more(place, at):
                 notes.append(f"{place.name}: what follows its end mark at byte {at:,} is not read (a tar appended?)")
             return
         if len(block) < BLOCK:
@@ -123,6 +123,12 @@ def plain(path: str) -> str | None:
         elif part not in ("", "."):
             parts.append(part)
     return "/".join(parts)
+
+
+def _more(place: Place, at: int) -> bool:
+    """Whether anything but zeros comes; usually a few blocks of them are left."""
+    step = 1 << 20
+    return any(place.pread(min(step, place.size - i), i).strip(b"\0") for i in range(at, place.size, step))
 
 
 def _checked(block: bytes, place: Place, at: int) -> tuple[int, int]:
