@@ -20,6 +20,7 @@ from .columns import Header, Held
 
 KEPT = 256 << 20  # bytes of pictures that a process keeps, of the row groups read last; one is kept in any case
 ROWS = 65_536  # of the small columns at a time
+WINDOW = 16  # pieces that an order mixes with each other (order.py): each process holds all of them
 BUFFER = 1 << 20  # bytes read at a time from a row group that is too large to be kept
 OPEN = 16  # most files that a process has open
 
@@ -151,7 +152,7 @@ class Piece(NamedTuple):
 def pieces_of(file: int, rows: Sequence[int], sizes: Sequence[int]) -> Iterator[Piece]:
     """`rows` and `sizes` (bytes) of the groups of a file."""
     for group, (n, size) in enumerate(zip(rows, sizes, strict=True)):
-        each = n if size <= KEPT else max(1, n * (KEPT // 2) // size)
+        each = n if size <= KEPT // WINDOW else max(1, n * (KEPT // WINDOW) // size)
         for skip in range(0, n, each or 1):
             yield Piece(file, group, skip, min(each, n - skip), each == n)
 
@@ -162,9 +163,9 @@ def together(tables: Sequence[ParquetTable], columns: Sequence[str]) -> Held:
     pieces = [p for i, (t, column) in enumerate(files) for p in pieces_of(i, t.groups, t.bytes_of(column))]
     lacking = sum(table.lacking(column) for table, column in files)
     notes = [f"{lacking:,} rows have no picture's bytes"] if lacking else []
-    if cut := len({(p.file, p.group) for p in pieces if not p.whole}):
-        why = f"are larger than {KEPT / 1e6:.0f} MB, and read in parts, each from the start of its group"
-        notes.append(f"{cut:,} row groups {why}: a file with smaller groups is faster")
+    if cut := len({(p.file, p.group) for p in pieces if p.skip}):
+        why = f"more than {KEPT // WINDOW >> 20} MB and are read in parts, each from the start of its group"
+        notes.append(f"{cut:,} row groups hold {why}: faster when written with smaller ones (row_group_size=100)")
     chunks = np.repeat(np.arange(len(pieces), dtype=np.int64), [piece.rows for piece in pieces])
     reader = ParquetReader([(table.path, column) for table, column in files], pieces)
     return Held(reader, np.full(len(chunks), -1, dtype=np.int64), chunks, notes)
