@@ -232,13 +232,17 @@ class Workers:
         self._again.extend(sorted(hand.tasks))
         hand.tasks.clear()
         self._forget(hand)
-        if key is not None and name not in self.deadly and not self._survives(key):
+        known_killer = name in self.deadly  # it was in a batch that somebody had in work already
+        if key is not None and not known_killer and not self._survives(key):
             takes = f"takes longer than {self.patience:g} s to read" if hung else "kills the process that decodes it"
             self.deadly[name] = f"{name} {takes}; mend or remove it"
-        elif name not in self.deadly:
+        elif not known_killer:
             self.deaths += 1
-        if name in self.deadly:
-            tell(f"{told}, and so did a second process that read it alone: it is left out, a new worker goes on")
+        if known_killer:
+            tell(f"{told}, which is left out from now on")
+        elif name in self.deadly:
+            again = "and so did a second process that read it alone: it is left out, a new worker goes on"
+            tell(f"{told}, {again}{_hint(code)}")
         elif self.deaths == 1:
             tell(f"{told}{_hint(code)}; started again")
         else:
@@ -263,20 +267,24 @@ class Workers:
         hand.pipe.close()
 
 
+def _signal(code: int | None) -> str:
+    """The name of the signal that an exit code stands for, if it does."""
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-code).name if code is not None and code < 0 else ""
+    return f"signal {-(code or 0)}"  # one that Python has no name for
+
+
 def _cause(code: int | None, hung: float) -> str:
     if hung:
         return f"hung for more than {hung:g} s and was killed"
-    if code is not None and code < 0:
-        with contextlib.suppress(ValueError):
-            return f"was killed by {signal.Signals(-code).name}"
-    return f"left with code {code}"
+    return f"was killed by {_signal(code)}" if _signal(code) else f"left with code {code}"
 
 
 def _hint(code: int | None) -> str:
     """What usually is behind such a death, with the figures that show it."""
-    if code == -signal.SIGKILL:
+    if _signal(code) == "SIGKILL":
         return f"; memory: {_free_memory()}; if that is little, fewer --workers or a smaller batch help"
-    if code == -signal.SIGBUS:
+    if _signal(code) == "SIGBUS":
         return f"; shared memory: {_free_shared()}; a file that was cut off while it was read does this too"
     return ""
 
