@@ -10,17 +10,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Model", "__version__", "evaluate", "load", "predict", "resume", "train"]
+__all__ = ["Model", "__version__", "check", "evaluate", "load", "predict", "resume", "train"]
 
 if TYPE_CHECKING:
     from .runtime.load import load
     from .runtime.model import Model
+    from .verbs.check import check
     from .verbs.evaluate import evaluate
     from .verbs.predict import predict
     from .verbs.train import resume, train
 
 _WHERE = {
     "Model": "runtime.model",
+    "check": "verbs.check",
     "evaluate": "verbs.evaluate",
     "load": "runtime.load",
     "predict": "verbs.predict",

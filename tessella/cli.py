@@ -142,6 +142,30 @@ def predict(
     found.check(**({} if max_bad is None else {"max_bad": max_bad}))
 
 
+@app.command()
+def check(
+    data: Annotated[str, typer.Argument(help="A folder, an archive, shards, a table, a known set.")],
+    model: Annotated[str | None, typer.Option(help="Also near-duplicates and doubtful labels, by this model.")] = None,
+    like: Like = None,
+    html: Annotated[str | None, typer.Option(help="Also write a page for people, one HTML file.")] = None,
+    max_bad: Annotated[float, typer.Option(help="Share of unreadable pictures above which the exit code is 2.")] = 0.01,
+    workers: Workers = None,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """Look at every picture: unreadable, odd, twice, leaked, mislabelled, out of balance. Changes nothing."""
+    from .verbs.check import CheckConfig, refuse
+    from .verbs.check import check as verb
+
+    if html is not None:
+        refuse(html)
+    found = verb(data, CheckConfig(model=model, like=like, device=device, workers=workers))
+    found.tell(json)
+    if html is not None:
+        found.write(html)
+    found.judge(max_bad)
+
+
 @app.command("list")
 def list_(
     name: Annotated[str | None, typer.Argument(help="One architecture, to see all of it.")] = None, json: Json = False

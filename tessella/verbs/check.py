@@ -1,0 +1,260 @@
+"""`check`: what is wrong or odd about a data set, before anything is trained on it. Reads only.
+
+Each picture is read and decoded once (`data/inspection.py`); the rest compares what came back. The result is one plain
+dict, which docs/verbs/check.md describes; the table, the JSON and the page are three ways to show it.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json as _json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .. import __version__, durable
+from ..data.balance import advise
+from ..data.decode import decode, header
+from ..data.duplicates import MatchConfig, nearest, unit
+from ..data.folder import FolderReader
+from ..data.inspection import inspect, table
+from ..data.loader import Pictures, once
+from ..data.noise import doubt
+from ..data.open import open_splits
+from ..data.overlap import KINDS, Index, Whole, described, files_of, matches, sets_of, shared
+from ..data.quarantine import Quarantine
+from ..data.source import DataConfig, Source
+from ..data.survey import facts
+from ..errors import BadInput
+from ..report.check import summary, text
+from ..report.check_page import page, shown
+from ..runtime.load import load
+from ..training import choose
+
+FORMAT = 1  # of the JSON: raised when a reader would misread it, not when a key is added
+TRAIN = ("train", "training", "all")  # the part that comes first: others must not overlap with it
+CANDIDATE = 0.8  # cosine of two embeddings from which a pair is laid over each other
+ALIKE = 0.97  # ... and from which it is told even where that fails
+NEIGHBOURS = 5  # such pairs told of one picture
+PREVIEW = 144  # pixels of the longer side of a picture on the page
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig:
+    """How thorough, and on what."""
+
+    model: str | None = None  # also: near-duplicates and doubtful labels, by the embeddings of this model
+    like: str | None = None  # architecture of a bare weights file
+    device: str = "auto"
+    workers: int | None = None  # processes that decode; None: one a core; 0: in the main process
+    batch: int = 64  # pictures that the model sees at a time
+    match: MatchConfig = field(default_factory=MatchConfig)
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """`plain` is what `--json` prints."""
+
+    plain: dict[str, Any]
+    sources: dict[str, Source]
+
+    def tell(self, json: bool = False) -> None:
+        if json:
+            print(_json.dumps(self.plain, indent=1))  # ASCII: names that are no UTF-8 stay whole, as surrogates
+        else:
+            print(text(self.plain).encode("utf-8", "backslashreplace").decode())
+
+    def write(self, path: str | Path) -> None:
+        """One HTML file that needs nothing beside it."""
+        at, wanted = Path(path), shown(self.plain)
+        refuse(at)
+        pictures: dict[tuple[str, str], str] = {}
+        for part, source in self.sources.items():
+            ids = {name for p, name in wanted if p == part}
+            for i, name in enumerate(source.ids):
+                if name in ids:
+                    pictures[part, name] = preview(source, i)
+        durable.write_file(at, page(self.plain, {key: data for key, data in pictures.items() if data}))
+
+    def judge(self, max_bad: float) -> None:
+        """BadInput where `train` with this `--max-bad` would stop, and where nothing can be read."""
+        for name, part in self.plain["parts"].items():
+            bad, total = len(part["unreadable"]), part["pictures"]
+            if bad > max_bad * total or (bad and bad == total):
+                raise BadInput(
+                    f"{bad:,} of {total:,} {name} pictures cannot be read, above --max-bad {max_bad:g}; "
+                    "mend or remove those that are listed, or allow more"
+                )
+
+
+def refuse(html: str | Path) -> None:
+    """Before an hour of work: a page that cannot be written."""
+    at = Path(html)
+    if at.is_dir() or not at.absolute().parent.is_dir():
+        raise BadInput(f"--html {html} cannot be written; give a file in a folder that is there")
+
+
+def check(data: str | Path, cfg: CheckConfig | None = None) -> Findings:
+    """Looks at every picture of every part that the data has; none is made, and nothing is written."""
+    cfg, began = cfg or CheckConfig(), time.monotonic()
+    address = os.fspath(data)
+    opened, classes, notes = open_splits(DataConfig(path=address))
+    sources = dict(sorted(opened.items(), key=lambda item: item[0] not in TRAIN))
+    total = sum(len(source) for source in sources.values())
+    if not total:
+        raise BadInput(f"{address} holds no pictures ({'; '.join(notes) or 'nothing was found'}); check the address")
+    whole = looked_at(sources, classes, cfg.workers)
+    learned = _learned(whole, cfg) if cfg.model is not None else None
+    near = None if learned is None else learned.near(cfg.match.neighbours)
+    found = matches(whole, _files(whole, address), cfg.match, near)
+    sets = sets_of(whole, found)
+    train = next(iter(sources))
+    plain: dict[str, Any] = {
+        "format": FORMAT,
+        "tessella": __version__,
+        "data": address,
+        "model": cfg.model,
+        "classes": list(classes),
+        "notes": notes,
+        "parts": {name: facts(part, classes) for name, part in whole.parts.items()},
+        "same": list(described(whole, found, sets)),
+        "pairs": [
+            {"first": whole.named(m.first), "second": whole.named(m.second), "kind": KINDS[m.kind], "score": m.score}
+            for m in found
+        ],
+        "shared": shared(whole, sets),
+    }
+    plain["balance"] = {"part": train, **advise(plain["parts"][train]["classes"]).plain()}
+    plain |= {"labels": None, "near": None} if learned is None else learned.told(whole, sets)
+    plain["summary"] = summary(plain)
+    plain["seconds"] = round(time.monotonic() - began, 1)
+    return Findings(plain, sources)
+
+
+def looked_at(sources: dict[str, Source], classes: tuple[str, ...], workers: int | None) -> Whole:
+    """Every picture read and decoded once."""
+    rows = table(sum(len(source) for source in sources.values()))
+    parts, start = {}, 0
+    for name, source in sources.items():
+        parts[name] = inspect(source, workers, name, rows[start : start + len(source)])
+        start += len(source)
+    return Whole.of(parts, rows, classes)
+
+
+def _files(whole: Whole, address: str) -> Index | None:
+    folders = all(isinstance(part.source.reader, FolderReader) for part in whole.parts.values())
+    return files_of(whole, address) if folders and os.path.isdir(address) else None
+
+
+# ---------------------------------------------------------------- with a model
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What a model makes of the readable pictures."""
+
+    rows: Index  # of the whole; what the model cannot take is left out
+    vectors: NDArray[np.float32]  # (len(rows), width)
+    left_out: list[dict[str, str]]  # pictures that can be read, but not by this model
+
+    def near(self, neighbours: int, cosine: float = CANDIDATE) -> Index:
+        """(P, 2) rows of the whole whose embeddings are alike."""
+        own = unit(self.vectors)
+        return self.rows[nearest(own, lambda columns: [own[columns]], neighbours, cosine)]
+
+    def told(self, whole: Whole, sets: list[Index]) -> dict[str, Any]:
+        """The keys `labels` and `near` of the report."""
+        group = np.arange(len(whole.rows), dtype=np.int64)
+        for same in sets:
+            group[same] = same[0]
+        pairs = self.near(NEIGHBOURS, ALIKE)
+        pairs = pairs[group[pairs[:, 0]] != group[pairs[:, 1]]]
+        at = np.searchsorted(self.rows, pairs)
+        own = unit(self.vectors).numpy()
+        cosines = (own[at[:, 0]] * own[at[:, 1]]).sum(axis=1)
+        near = [
+            {"first": whole.named(int(a)), "second": whole.named(int(b)), "cosine": round(float(c), 4)}
+            for c, (a, b) in sorted(zip(cosines.tolist(), pairs.tolist(), strict=True), key=lambda item: -item[0])
+        ]
+        return {"labels": self._labels(whole, group), "near": near}
+
+    def _labels(self, whole: Whole, group: Index) -> dict[str, Any] | None:
+        labels = whole.labels[self.rows]
+        use = labels >= 0
+        if len(np.unique(labels[use])) < 2:
+            return None
+        found = doubt(self.vectors[use], labels[use], group[self.rows[use]])
+        rows = self.rows[use]
+        worst = [int(i) for i in found.ranking if found.margin[i] < 0]
+        doubtful = [
+            {
+                **whole.named(int(rows[i])),
+                "perhaps": whole.classes[int(found.expected[i])],
+                "margin": round(float(found.margin[i]), 4),
+            }
+            for i in worst
+        ]
+        compared = {"pictures": int(use.sum()), "agreement": round(found.agreement, 4), "left_out": self.left_out}
+        return {**compared, "doubtful": doubtful}
+
+
+def _learned(whole: Whole, cfg: CheckConfig) -> Learned:
+    """Embeddings, through the model's own preprocessing and the loader: archives and tables have no paths."""
+    import torch
+
+    from ..models.classifier import Classifier
+
+    model = load(cfg.model or "", cfg.like, choose.device(cfg.device)[0])
+    if not isinstance(model.network, Classifier):
+        raise BadInput(f"{cfg.model} is a {type(model.network).__name__}; only a Classifier has embeddings to compare")
+    rows: list[int] = []
+    vectors: list[NDArray[np.float32]] = []
+    left_out: list[dict[str, str]] = []
+    for number, (name, part) in enumerate(whole.parts.items()):
+        good = np.flatnonzero(part.rows["good"]).astype(np.int64)
+        source, start = part.source.take(good), int(whole.starts[number])
+        refused = Quarantine(None, len(source), 1.0, name)
+        position = {picture: int(start + row) for picture, row in zip(source.ids, good, strict=True)}
+        stream = once(Pictures(source, model.preprocess), cfg.batch, cfg.workers, quarantine=refused)
+        try:
+            for batch in stream:
+                if not batch["ids"]:
+                    continue
+                with torch.no_grad():
+                    images = model.finish({"image": batch["image"].to(model.device)})["image"]
+                    vectors.append(model.network.embed(images).float().cpu().numpy())
+                rows += [position[picture] for picture in batch["ids"]]
+        finally:
+            stream.close()
+        left_out += [{"part": name, "id": picture, "reason": why} for picture, why in refused.reasons.items()]
+    if not vectors:
+        why = left_out[0]["reason"] if left_out else "none is readable"
+        raise BadInput(f"{cfg.model} can take none of these pictures: {why}")
+    return Learned(np.array(rows, dtype=np.int64), np.concatenate(vectors), left_out)
+
+
+# ---------------------------------------------------------------- for the page
+
+
+def preview(source: Source, i: int) -> str:
+    """A small picture as a data URI; empty where there is nothing to show."""
+    name = source.ids[i]
+    try:
+        data = source.read(i)
+        head = header(data, name)
+        if head.channels - head.alpha not in (1, 3) or head.bits > 16 or head.numbers != "uint":
+            return ""
+        image = Image.fromarray(decode(data, 3, name, least=(PREVIEW, PREVIEW)))
+    except BadInput:
+        return ""
+    image.thumbnail((PREVIEW, PREVIEW), reducing_gap=2.0)
+    held = io.BytesIO()
+    image.save(held, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode()
