@@ -60,6 +60,16 @@ def test_index(tmp_path: Path) -> None:
     assert found["warm"][0]["files"] == 600 and found["second_pass"]["longest_gap_s"] > 0 and found["cold"] is None
 
 
+def test_loader(tmp_path: Path, shared_data: Path) -> None:
+    words = ("--count", "12", "--steps", "1", "--rounds", "1", "--sizes", "500x375")
+    assert result("loader", *words, out=tmp_path)
+
+
+def test_shards(tmp_path: Path, shared_data: Path) -> None:
+    words = ("--rounds", "1", "--shards", "3", "--each", "12", "--batch", "4", "--steps", "2")
+    assert result("shards", *words, out=tmp_path)
+
+
 def test_matmul(tmp_path: Path) -> None:
     best = result("matmul", "--side", "64", "--seconds", "0.01", "--threads", "1", out=tmp_path)["best_flops"]
     assert best.keys() == {"fp32", "bf16"} and all(1e7 < rate < 1e15 for rate in best.values())

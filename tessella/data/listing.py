@@ -5,7 +5,7 @@ An origin (an archive, a table, shards) only lists what it holds; splitting and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -49,23 +49,46 @@ class Places(NamedTuple):
 
 def by_path(ids: Sequence[str]) -> Places:
     """Classes and parts from cat/1.jpg or train/cat/1.jpg; a folder that holds everything is looked through."""
-    paths = [name.split("/")[:-1] for name in ids]
-    depth = 0
-    while paths and all(len(p) > depth + 1 and p[depth] == paths[0][depth] for p in paths):
-        if paths[0][depth] in TRAIN + VALIDATION:
-            break
-        depth += 1
-    first = [p[depth] if len(p) > depth else "" for p in paths]
-    nested = {f for p, f in zip(paths, first, strict=True) if f in TRAIN + VALIDATION and len(p) > depth + 1}
-    parts = sorted(nested) if nested & set(TRAIN) or (nested and set(first) <= nested) else []
+    known = set(TRAIN + VALIDATION)
+    depth = _shared_depth(ids)
+    firsts, nested = set(), set()
+    for folders in _folders(ids, depth):
+        firsts.add(folders[0] if folders else "")
+        if len(folders) > 1 and folders[0] in known:
+            nested.add(folders[0])
+    parts = sorted(nested) if nested & set(TRAIN) or (nested and firsts <= nested) else []
     number = {name: i for i, name in enumerate(parts)}
-    split = np.array([number.get(f, -1) for f in first], dtype=np.int8) if parts else None
-    at = depth + 1 if parts else depth
-    inside = [len(p) > at and (not parts or f in number) for p, f in zip(paths, first, strict=True)]
-    names = sorted({p[at] for p, yes in zip(paths, inside, strict=True) if yes})
-    index = {name: i for i, name in enumerate(names)}
-    label = [index[p[at]] if yes else -1 for p, yes in zip(paths, inside, strict=True)]
-    return Places(np.array(label, dtype=np.int64), tuple(names), split, tuple(parts))
+    split = None
+    if parts:
+        split = np.fromiter((number.get(f[0], -1) if f else -1 for f in _folders(ids, depth)), np.int8, len(ids))
+    at = 1 if parts else 0
+    found: dict[str, int] = {}  # class -> number, in the order of appearance
+    label = np.full(len(ids), -1, dtype=np.int64)
+    for i, folders in enumerate(_folders(ids, depth)):
+        if len(folders) > at and (not parts or folders[0] in number):
+            label[i] = found.setdefault(folders[at], len(found))
+    names = sorted(found)
+    order = {name: i for i, name in enumerate(names)}
+    place = np.array([*(order[name] for name in found), -1], dtype=np.int64)  # the last is for -1
+    return Places(place[label], tuple(names), split, tuple(parts))
+
+
+def _folders(ids: Sequence[str], depth: int) -> Iterator[list[str]]:
+    """The folders of each below the shared ones; read anew each time, because a million lists are much memory."""
+    return (name.split("/")[depth:-1] for name in ids)
+
+
+def _shared_depth(ids: Sequence[str]) -> int:
+    """How many folders hold everything and are no part; there is always one left below them."""
+    first = next(_folders(ids, 0), [])
+    shared = next((i for i, name in enumerate(first) if name in TRAIN + VALIDATION), len(first))
+    for folders in _folders(ids, 0):
+        shared = min(shared, len(folders) - 1)
+        while shared > 0 and folders[:shared] != first[:shared]:
+            shared -= 1
+        if shared <= 0:
+            return 0
+    return shared
 
 
 def settle(listing: Listing, cfg: DataConfig) -> Splits:

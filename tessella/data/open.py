@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Sequence
@@ -81,11 +82,15 @@ def open_splits(cfg: DataConfig) -> tuple[dict[str, Source], tuple[str, ...], li
 
 def _listing(cfg: DataConfig) -> Listing | None:
     """None for class folders, which are read by folder.py directly."""
+    if cfg.kind != "auto":
+        return _of_kind(cfg)
     match origin(cfg.path):
         case "folder":
             return _in_folder(cfg)
         case "archive":
-            return _in_archive(cfg)
+            from .archive import open_archive
+
+            return open_archive(cfg.path, cfg)
         case "shards":
             from .shards import open_shards
 
@@ -104,8 +109,8 @@ def _listing(cfg: DataConfig) -> Listing | None:
             return open_set(cfg.path, cfg)
 
 
-def _in_folder(cfg: DataConfig) -> Listing | None:
-    """A folder may hold boxes, masks, a table beside loose pictures, or shards; by its kind or by what lies in it."""
+def _of_kind(cfg: DataConfig) -> Listing:
+    """Where the user says what it is."""
     match cfg.kind:
         case "coco":
             from .coco import open_coco
@@ -119,8 +124,16 @@ def _in_folder(cfg: DataConfig) -> Listing | None:
             from .masks import open_masks
 
             return open_masks(cfg.path, cfg)
+        case "yolo":
+            from .yolo import open_yolo
+
+            return open_yolo(cfg.path, cfg)
         case "auto":
-            pass
+            raise AssertionError("the caller looks at the address")
+
+
+def _in_folder(cfg: DataConfig) -> Listing | None:
+    """A folder may hold a table beside loose pictures, or shards."""
     from .table import open_table, table_in
 
     table = table_in(cfg.path)
@@ -132,20 +145,8 @@ def _in_folder(cfg: DataConfig) -> Listing | None:
     if ".tar" in suffixes and not suffixes & ({""} | SUFFIXES):
         from .shards import open_shards
 
-        return open_shards(os.path.join(cfg.path, "*.tar"), cfg)
+        return open_shards(os.path.join(glob.escape(cfg.path), "*.tar"), cfg)
     return None
-
-
-def _in_archive(cfg: DataConfig) -> Listing:
-    """A single shard is an archive too: it has no class folders, and a small file of the same name at each picture."""
-    from .archive import open_archive
-
-    listing = open_archive(cfg.path, cfg)
-    if listing.label is not None and (listing.label < 0).all() and cfg.path.lower().endswith(".tar"):
-        from .shards import open_shards
-
-        return open_shards(cfg.path, cfg)
-    return listing
 
 
 def absolute(address: str | Path) -> str:

@@ -28,7 +28,7 @@ class DataConfig:
     """Which pictures, and how they are fed."""
 
     path: str  # folder, archive, shards, table, name of a known set, or hf:owner/name: see data/open.py
-    kind: Literal["auto", "shards", "coco", "voc", "masks"] = "auto"  # what lies in a folder, where its layout does not say
+    kind: Literal["auto", "coco", "voc", "yolo", "masks"] = "auto"  # auto: by the address and what lies there
     image: str | None = None  # of a table: the column with the file's name or bytes; None: found by its name
     label: str | None = None  # of a table: the column with the class; of tar shards: the suffix or JSON key
     split: str | None = None  # of a table: the column that says train, val or test
