@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import stat
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import BadInput
 from .columns import Texts, Told
-from .folder import FolderReader
+from .folder import SUFFIXES, FolderReader
 from .listing import Listing
 from .names import Names
 from .source import Rows
@@ -24,6 +25,7 @@ from .targets import CaptionColumn, Spans
 
 ROWS = 65_536  # looked for at a time
 SHOWN = 3  # files named in a message
+PROBED = 20  # files looked for before a folder or a suffix is thought to be left out
 
 
 @dataclass
@@ -45,7 +47,9 @@ class _Found:
         for name in names:
             found = _stat(self.root, name)
             if found is None:
-                name, found = self._elsewhere(name)
+                other, found = _elsewhere(self.root, name)
+                self.mended += [name] if found is not None else []
+                name = other
             if found is None:
                 self.missing.append(name)
                 self.sizes.append(-1)
@@ -56,13 +60,6 @@ class _Found:
             out.append(name)
         self.outside += sum(name.startswith(("/", "../")) or "/../" in name or os.path.isabs(name) for name in out)
         return out
-
-    def _elsewhere(self, name: str) -> tuple[str, os.stat_result | None]:
-        for other in _spellings(name):
-            if (found := _stat(self.root, other)) is not None:
-                self.mended.append(name)
-                return other, found
-        return name, None
 
     def notes(self, given: int, where: str) -> list[str]:
         out = []
@@ -81,23 +78,41 @@ class _Found:
 def beside(where: str, root: str, names: Names, told: Told) -> Listing:
     """The files as a listing. `names` are relative to `root`, or absolute; those that are not there stay, as holes."""
     found = _Found(root)
+    before, after = _left_out(root, names)
     for start in range(0, len(names), ROWS):
         given = list(names[start : start + ROWS])
         found.rows.extend([start + i for i, name in enumerate(given) if name])
-        found.ids.add(found.look([_short(root, name) for name in given if name]), where)
+        found.ids.add(found.look([before + _short(root, name) + after for name in given if name]), where)
     n = len(found.rows)
     if not n:
         raise BadInput(f"{where}: no row names a picture; name the column with paths: --data.image COLUMN")
     if len(found.missing) == n:
         raise BadInput(_none_there(where, root, found.missing))
     rows = np.frombuffer(found.rows, dtype=np.int64)
-    told = changed(told.take(rows), notes=[*told.notes, *found.notes(told.rows, where)])
+    notes = [f"the files are found as {before}NAME{after}"] if before or after else []
+    told = changed(told.take(rows), notes=[*told.notes, *notes, *found.notes(told.rows, where)])
     ids, sizes = found.ids.names(), np.array(found.sizes, dtype=np.int64)
     keep, first = _once(np.frombuffer(found.keys, dtype=np.int64))
     if len(keep) < n:
         told = _merged(told, ids, keep, first)
         ids, sizes = ids.take(keep), sizes[keep]
     return told.listing(where, FolderReader(root, ids), ids, sizes)
+
+
+def _left_out(root: str, names: Names) -> tuple[str, str]:
+    """(folder, suffix) that a table leaves out of all names, as Kaggle's do; empty where it does not, or in doubt."""
+    first = [_short(root, name) for name in itertools.islice(filter(None, names), PROBED)]
+    if not first or any(_stat(root, name) or _elsewhere(root, name)[1] for name in first):
+        return "", ""
+    rules: set[tuple[str, str]] = set()
+    for at, _, files in _levels(root, 2):
+        for path in (_short(root, f"{at}/{file}") for file in files if os.path.splitext(file)[1].lower() in SUFFIXES):
+            for after in ("", os.path.splitext(path)[1]):
+                before = path.removesuffix(first[0] + after)
+                if before != path and (not before or before.endswith("/")):
+                    rules.add((before, after))
+    right = [rule for rule in rules if all(_stat(root, f"{rule[0]}{name}{rule[1]}") for name in first)]
+    return right[0] if len(right) == 1 else ("", "")
 
 
 def _short(root: str, name: str) -> str:
@@ -120,6 +135,14 @@ def _stat(root: str, name: str) -> os.stat_result | None:
     return None if stat.S_ISDIR(found.st_mode) else found
 
 
+def _elsewhere(root: str, name: str) -> tuple[str, os.stat_result | None]:
+    """The file under another spelling."""
+    for other in _spellings(name):
+        if (found := _stat(root, other)) is not None:
+            return other, found
+    return name, None
+
+
 def _spellings(name: str) -> Iterator[str]:
     """Other ways in which a file system may write a name: Windows's slashes, composed or single letters, bytes."""
     for one in dict.fromkeys((name.replace("\\", "/"), name)):
@@ -136,11 +159,11 @@ def _none_there(where: str, root: str, missing: Sequence[str]) -> str:
     told = f"{where}: none of the {len(missing):,} files that it names is there, such as {missing[0]!r}"
     if re.match(r"\w{2,}:/", missing[0]):
         return f"{told}: nothing is fetched from the web; download the pictures, and name them relative to the table"
-    name, stem = os.path.basename(missing[0]), os.path.splitext(os.path.basename(missing[0]))[0]
+    stem = os.path.splitext(os.path.basename(missing[0]))[0]
     if os.path.exists(missing[0]):
         return f"{told}: they are seen from the current folder; make them relative to {root}, or absolute"
     for at, _, files in _levels(root, 2):
-        near = [file for file in files if file == name or os.path.splitext(file)[0] == stem]
+        near = [file for file in files if os.path.splitext(file)[0] == stem]
         if near:
             return f"{told}; there is {os.path.relpath(os.path.join(at, near[0]), root)}: write the paths like this"
     return f"{told} in {root}; give paths relative to the table, or absolute"

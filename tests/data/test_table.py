@@ -367,53 +367,7 @@ def test_a_file_in_two_rows_is_one_sample(tmp_path: Path) -> None:
     assert said(listing.notes, "3 rows", "1 of them lie in two classes", "1 of them lie in two parts")
 
 
-# ------------------------------------------------------------------------------------------------------ where files are
-
-
-def test_files_that_are_not_there_are_holes(tmp_path: Path) -> None:
-    pictures(tmp_path, "1.jpg", "3.jpg")
-    (tmp_path / "folder.jpg").mkdir()
-    names = ["1.jpg", "gone.jpg", "3.jpg", "folder.jpg", ""]
-    listing = opened(as_csv(tmp_path / "t.csv", [{"file": n, "label": "ab"[i % 2]} for i, n in enumerate(names)]))
-    assert listing.ids == names[:4] and listing.sizes.tolist() == [5, -1, 5, -1]
-    assert said(listing.notes, "2 of 4 files are not there: gone.jpg, folder.jpg")
-    assert said(listing.notes, "1 rows name no picture")
-    for row in (1, 3):
-        with pytest.raises(BadInput, match=r"gone\.jpg|folder\.jpg"):
-            listing.reader.read(row)
-    assert listing.reader.read(2) == b"3.jpg"
-
-
-def test_none_of_the_files_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures(tmp_path, "data/images/007.jpg")
-    as_csv(tmp_path / "data/t.csv", [{"file": "007", "label": "a"}])
-    with pytest.raises(BadInput, match=r"none of the 1 files.*there is images/007\.jpg: write the paths like this"):
-        opened(tmp_path / "data/t.csv")
-    as_csv(tmp_path / "data/t.csv", [{"file": "data/images/007.jpg", "label": "a"}])
-    as_csv(tmp_path / "web.csv", [{"image": "https://example.org/1.jpg"}])
-    with pytest.raises(BadInput, match="nothing is fetched from the web"):
-        opened(tmp_path / "web.csv")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(BadInput, match="seen from the current folder"):
-        opened("data/t.csv")
-
-
-def test_paths_of_all_sorts(tmp_path: Path) -> None:
-    pictures(tmp_path / "in", "a/1.jpg", "cafe\u0301.jpg")
-    pictures(tmp_path, "out.jpg", "in2/3.jpg")
-    given = ["a\\1.jpg", "café.jpg", "../out.jpg", str(tmp_path / "in2/3.jpg")]
-    listing = opened(as_csv(tmp_path / "in/t.csv", [{"file": n, "label": str(i)} for i, n in enumerate(given)]))
-    assert listing.ids == ["a/1.jpg", "cafe\u0301.jpg", "../out.jpg", (tmp_path / "in2/3.jpg").as_posix()]
-    assert [listing.reader.read(i).decode() for i in range(4)] == ["a/1.jpg", "cafe\u0301.jpg", "out.jpg", "in2/3.jpg"]
-    assert said(listing.notes, "2 files are there under another spelling")
-    assert said(listing.notes, "2 files lie outside of the folder")
-    with pytest.raises(BadInput, match="is no path"):
-        opened(as_jsonl(tmp_path / "t.jsonl", [{"file": "a\0b"}]))
-    with pytest.raises(BadInput, match=r"is no path.*--data.image"):
-        opened(as_jsonl(tmp_path / "t.jsonl", [{"file": 7}]))
-    (tmp_path / "t.jsonl").write_text('{"file": "\\ud800"}')
-    with pytest.raises(BadInput, match="no text"):
-        opened(tmp_path / "t.jsonl")
+# ----------------------------------------------------------------------------------------------------- text as it comes
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX only")
