@@ -174,6 +174,28 @@ def test_groups_that_are_too_large_are_read_in_parts(
     assert said(listing.notes, "row groups hold more than") == (len(counts) > len(groups))
 
 
+@pytest.mark.parametrize("wrong", ["skip", "ends", "file"])
+def test_a_row_in_another_place_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    """The bars above would fall if pieces, rows or files were taken for each other."""
+    for k in "ab":
+        rows = packed(9)
+        for i, row in enumerate(rows):
+            row["image"]["bytes"] = f"{k}{i}".encode() * 20
+        hf_parquet(tmp_path / f"{k}.parquet", rows, 9)
+    monkeypatch.setattr(parquet, "KEPT", 16 * 200)
+    reader = opened(tmp_path / "[ab].parquet").reader
+    want = [f"{k}{i}".encode() * 20 for k in "ab" for i in range(9)]
+    assert [reader.read(i) for i in range(18)] == want
+    reader = pickle.loads(pickle.dumps(reader))
+    if wrong == "ends":
+        reader._ends += 1
+    elif wrong == "skip":
+        reader._pieces = tuple(p._replace(skip=max(0, p.skip - 1)) for p in reader._pieces)
+    else:
+        reader._files = reader._files[::-1]
+    assert [reader.read(i) for i in range(18)] != want
+
+
 def test_a_fork_reads_on_its_own(tmp_path: Path) -> None:
     reader = opened(hf_parquet(tmp_path / "t.parquet", packed(40))).reader
     reader.read(0)
