@@ -89,6 +89,7 @@ class Loader:
         self.order = make_order(len(dataset), kind, dataset.labels, dataset.chunks)
         self._newest: weakref.ref[Stream] | None = None  # whoever reads it owns it, and its workers end with it
         self._advised = False
+        self._missing = 0  # files, as last told
 
     def keys(self, start_step: int) -> Iterator[list[Key]]:
         """What each step of this rank holds, from `start_step` on: no state, so any step can be the first."""
@@ -138,12 +139,17 @@ class Loader:
         stream = self.stream
         if stream is None:
             return []
-        told = [str(account) for account in stream.ended if account.quarantined]
+        told = []
+        for account in stream.ended:
+            if account.quarantined != self._missing:  # else it is no news
+                self._missing = account.quarantined
+                told.append(str(account))
         stream.ended.clear()
-        if waiting <= ENOUGH or self._advised:
+        workers, cores = stream.workers, cores_here(self.cfg.ranks)
+        fallen = workers.count > 0 and not workers.hands  # they died, and that was said
+        if waiting <= ENOUGH or self._advised or fallen:
             return told
         self._advised = True
-        workers, cores = stream.workers, cores_here(self.cfg.ranks)
         now = Situation(
             waiting=waiting,
             workers=len(workers.hands),

@@ -72,7 +72,7 @@ class _Reply(NamedTuple):
     refusal: str = ""  # the one line of a BadInput that no single picture is to blame for
 
 
-@dataclass
+@dataclass(eq=False)
 class _Hand:
     """One worker, seen from the main process."""
 
@@ -176,7 +176,7 @@ class Workers:
         pause = min(LOOK, self.patience / 4) if self.patience else LOOK
         ready = connection.wait(list(by), pause)
         for hand in {id(by[r]): by[r] for r in ready}.values():
-            if not self._receive(hand):
+            if hand in self.hands and not self._receive(hand):  # not if the death of another ended them all
                 self._mourn(hand)
         if not ready and self.patience:
             for hand in self.hands:

@@ -122,6 +122,20 @@ def test_the_second_death_without_a_culprit_ends_the_workers(capsys: pytest.Capt
     assert made[-1].batch["pid"] == [os.getpid()] * BATCH
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_all_workers_killed_at_one_time(times: int, capsys: pytest.CaptureFixture[str]) -> None:
+    data = Numbers({i: lambda: time.sleep(0.01) for i in range(1000)})
+    made, crew = [], Workers(data, 3)
+    for m in crew.made(tasks(16)):
+        made.append(m)
+        if len(made) in (3, 8)[:times]:
+            for hand in crew.hands:
+                os.kill(hand.process.pid, signal.SIGKILL)
+            time.sleep(0.2)
+    check(made, 16)
+    assert "going on without workers" in capsys.readouterr().err and not crew.hands
+
+
 @pytest.mark.parametrize(("act", "signal_name"), [(crash, "SIGSEGV"), (die(signal.SIGBUS), "SIGBUS")])
 def test_a_file_that_kills_is_left_out(
     act: Callable[[], None], signal_name: str, capsys: pytest.CaptureFixture[str]
