@@ -95,19 +95,17 @@ def derive(run: Run, given: dict[str, str], splits: Splits) -> Choices:
         reasons[key] = (value, why)
         return value
 
-    t, n = run.train, len(splits.train.ids)
+    t, n = run.train, len(splits.train) * run.data.repeats
     if given.get("model.classes") and run.model.classes != len(splits.classes):
         what = f"model.classes is {run.model.classes}, but the data has {len(splits.classes)} class folders"
         raise BadInput(f"{what}; leave it out, it follows from the data")
     model, preprocess = _sized(run, len(splits.classes))
-    if (preprocess.channels not in (1, 3) or preprocess.depth != "uint8") and "preprocess.mean" not in given:
-        preprocess = measured(splits.train, preprocess)
-        reasons |= {f"preprocess.{k}": (list(getattr(preprocess, k)), MEASURED) for k in ("mean", "std")}
+    preprocess = _normalised(preprocess, splits.train, given, reasons)
     weights = class_weights(splits.train, run.class_weights)
     if run.class_weights != "none":
         weights = choose_("objective.weights", weights, f"{run.class_weights}, by class", run.objective.weights)
     batch = choose_("train.batch", _batch(t.batch, n), f"{n} training pictures", t.batch)
-    passes = f"{run.epochs:g} passes over {n} pictures"
+    passes = f"{run.epochs:g} passes over {n} pictures" + " (with repeats)" * (run.data.repeats > 1)
     steps = choose_("train.steps", max(1, math.ceil(run.epochs * n / batch)), passes, t.steps)
     why = f"the recipe's {t.lr:g} at batch {t.batch}, by square root"
     lr = choose_("train.lr", t.lr * math.sqrt(batch / t.batch), why, t.lr)
@@ -140,10 +138,24 @@ def derive(run: Run, given: dict[str, str], splits: Splits) -> Choices:
     )
     if train.batch % parallel.world():
         raise BadInput(f"train.batch {train.batch} cannot be shared by {parallel.world()} processes; give a multiple")
+    if run.data.balance != "none" and splits.train.chunks is not None:
+        reasons["data.balance"] = (run.data.balance, "draws from all shards at once, so reads are far apart: slower")
     data = replace(run.data, workers=workers)
     objective = replace(run.objective, weights=weights or run.objective.weights)
     settled = replace(run, model=model, objective=objective, preprocess=preprocess, train=train, data=data)
     return Choices(settled, reasons)
+
+
+def _normalised(
+    preprocess: Preprocess, train: Source, given: dict[str, str], reasons: dict[str, tuple[Any, str]]
+) -> Preprocess:
+    """With mean and deviation of the pictures themselves, where those of photos cannot be meant."""
+    unusual = preprocess.channels not in (1, 3) or preprocess.depth != "uint8"
+    if not unusual or {"preprocess.mean", "preprocess.std"} & given.keys():
+        return preprocess
+    found = measured(train, preprocess)
+    reasons |= {"preprocess.mean": (list(found.mean), MEASURED), "preprocess.std": (list(found.std), MEASURED)}
+    return found
 
 
 def class_weights(source: Source, kind: ClassWeights) -> tuple[float, ...]:

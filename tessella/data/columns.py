@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..errors import BadInput
 from .folder import TRAIN, VALIDATION
 from .listing import Listing
-from .names import Names
+from .names import Names, in_order
 from .source import Column, DataConfig, Reader, Rows
 from .targets import CaptionColumn, LabelsColumn, NumberColumn, Spans
 
@@ -140,14 +140,6 @@ def text(cell: Any, where: str = "a cell") -> str:
     if isinstance(cell, (list, dict, tuple)):
         raise BadInput(f"{where} holds {cell!r:.40}, expected one text or number; name another column")
     return str(cell)
-
-
-def in_order(names: Iterable[str]) -> tuple[tuple[str, ...], bool]:
-    """Sorted; by value, and True, where all are whole numbers: 10 comes after 9."""
-    each = sorted(names)
-    if each and all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in each):
-        return tuple(sorted(each, key=lambda name: (int(name), name))), True
-    return tuple(each), False
 
 
 class Texts:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import BadInput
 from .decode import kind_of
-from .names import Names
+from .names import Names, in_order
 from .source import Labels, Opened, Source, Splits, held_out
 
 SUFFIXES = frozenset(
@@ -49,7 +49,7 @@ def open_folder(
     """Training and validation pictures. Classes: the names of train's folders, sorted; validation follows by name."""
     root = os.fspath(path)
     train_root, found, notes = _layout(root)
-    classes = tuple(_class_folders(train_root))
+    classes, _ = in_order(_class_folders(train_root))
     train, said = _scan(root, train_root, classes, "train")
     notes += said
     if len(classes) < 2:
@@ -108,7 +108,7 @@ def every_folder(path: str | Path) -> tuple[dict[str, Source], tuple[str, ...], 
         parts = {name: os.path.join(root, name) for name in _folders(root) if name in TRAIN + VALIDATION}
         notes = [note for note in notes if not note.endswith("for validation")]
     found = {name: _folders(folder) for name, folder in parts.items()}
-    classes = tuple(sorted({c for names in found.values() for c in names}))
+    classes, _ = in_order({c for names in found.values() for c in names})
     out: dict[str, Source] = {}
     for name, folder in parts.items():
         present = tuple(found[name])

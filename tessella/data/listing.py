@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import BadInput
 from .folder import TRAIN, VALIDATION
-from .names import Names
+from .names import Names, in_order
 from .source import Column, DataConfig, Opened, Reader, Source, Splits, held_out
 
 LAYOUT = "expected a class for each picture: cat/1.jpg, or train/cat/1.jpg beside val/cat/2.jpg, or a label"
@@ -102,12 +102,12 @@ def settle(listing: Listing, cfg: DataConfig) -> Splits:
     chosen = np.ones(len(label), dtype=bool) if train_part is None else _in(listing, train_part)
     counts = np.bincount(label[chosen & (label >= 0)], minlength=len(listing.names))
     present = [name for name, n in zip(listing.names, counts, strict=True) if n or listing.ordered]
-    classes = tuple(present if listing.ordered else sorted(present))
+    classes = tuple(present) if listing.ordered else in_order(present)[0]
     if len(classes) < 2:
-        raise BadInput(f"{where} has one class only ({', '.join(classes) or 'none'}); {LAYOUT}")
+        raise BadInput(f"{where} has one class only ({', '.join(classes) or 'none'}); {_why(listing)}")
     train = _take(listing, np.flatnonzero(chosen & (label >= 0)), label, classes)
     if not len(train):
-        raise BadInput(f"{where} has no labelled pictures to train on; {LAYOUT}")
+        raise BadInput(f"{where} has no labelled pictures to train on; {_why(listing)}")
     empty = [name for name, n in zip(listing.names, counts, strict=True) if not n and name in classes]
     notes += [f"class {name!r} has no pictures" for name in empty]
     if (bare := int((chosen & (label < 0)).sum())) > 0:
@@ -132,7 +132,7 @@ def settle_known(listing: Listing, classes: Sequence[str]) -> Opened:
 
 def as_it_lies(listing: Listing) -> tuple[dict[str, Source], tuple[str, ...], list[str]]:
     """Every part by its name ("all" where there is none), with the classes of all; nothing is refused."""
-    names = listing.names if listing.ordered else tuple(sorted(listing.names))
+    names = listing.names if listing.ordered else in_order(listing.names)[0]
     label = listing.label if listing.label is not None else np.full(len(listing.ids), -1, dtype=np.int64)
     parts = {"all": np.arange(len(label))}
     if listing.split is not None:
@@ -147,10 +147,15 @@ def as_it_lies(listing: Listing) -> tuple[dict[str, Source], tuple[str, ...], li
 
 def _labels(listing: Listing) -> NDArray[np.int64]:
     if not len(listing.ids):
-        raise BadInput(f"{listing.where} holds no pictures; {LAYOUT}")
+        raise BadInput(f"{listing.where} holds no pictures; {_why(listing)}")
     if listing.label is None or (listing.label < 0).all():
-        raise BadInput(f"{listing.where} has pictures but no classes; {LAYOUT}")
+        raise BadInput(f"{listing.where} has pictures but no classes; {_why(listing)}")
     return listing.label
+
+
+def _why(listing: Listing) -> str:
+    """What was found on the way often says what is wrong."""
+    return "; ".join([*listing.notes, LAYOUT])
 
 
 def _part(listing: Listing, known: tuple[str, ...]) -> str | None:

@@ -6,6 +6,7 @@ A list of str would be a million objects, whose reference counts every worker to
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
@@ -72,3 +73,11 @@ class Names(Sequence[str]):
         for block in range(0, len(self), BLOCK):
             text = "\0".join(self[block : block + BLOCK])
             hasher.update(("\0" * bool(block) + text).encode("utf-8", "surrogateescape"))
+
+
+def in_order(names: Iterable[str]) -> tuple[tuple[str, ...], bool]:
+    """Sorted; by value, and True, where all are whole numbers: 10 comes after 9."""
+    each = sorted(names)
+    if each and all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in each):
+        return tuple(sorted(each, key=lambda name: (int(name), name))), True
+    return tuple(each), False

@@ -138,7 +138,8 @@ def _in_folder(cfg: DataConfig) -> Listing | None:
 
     table = table_in(cfg.path)
     if table is not None:
-        return open_table(table, cfg)
+        listing = open_table(table, cfg)
+        return replace(listing, notes=[f"read by the table in it, {os.path.basename(table)}", *listing.notes])
     with os.scandir(cfg.path) as entries:
         plain = [e.name.lower() for e in entries if not e.name.startswith(".")]
     suffixes = {os.path.splitext(name)[1] for name in plain}
