@@ -54,9 +54,9 @@ class Quarantine:
             return
         line = {"split": self.split, "id": bad.id, "reason": bad.reason} | ({"deadly": True} if bad.deadly else {})
         self._append(json.dumps(line).encode() + b"\n")  # ASCII: names that are no UTF-8 stay whole
+        self.check()  # first: what ends the run is one line
         if len(self) <= NAMED:
             tell(f"quarantined ({self.split}): {_named(bad.id, bad.reason)}")
-        self.check()
 
     def refresh(self) -> None:
         """Takes in what others have written, which counts here as well."""
