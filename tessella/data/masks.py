@@ -216,8 +216,12 @@ class TwoValued:
     ids: Names
 
     def read(self, row: int) -> bytes:
+        values = decode_mask(self.reader.read(row), self.ids[row])
+        other = values[(values != 0) & (values != VOID)]
+        if other.size:
+            raise BadInput(f"{self.ids[row]} holds {other[0]}, but the masks looked at 0 and {VOID} alone; mend it")
         file = io.BytesIO()
-        np.save(file, (decode_mask(self.reader.read(row), self.ids[row]) > 0).astype(np.uint8))
+        np.save(file, (values == VOID).astype(np.uint8))
         return file.getvalue()
 
 

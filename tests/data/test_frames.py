@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from tessella.data.decode import decode, header
-from tessella.data.frames import SizeColumn, compared, turn_of, upright
+from tessella.data.frames import SizeColumn, clipped, compared, turn_of, upright
 from tessella.data.names import Names
+from tessella.data.tally import Tally
 from tessella.data.targets import Boxes
 from tessella.errors import BadInput
 
@@ -52,6 +53,22 @@ def test_where_the_size_says_nothing_boxes_are_upright(turn: int) -> None:
 def test_another_size_is_refused_by_name() -> None:
     with pytest.raises(BadInput, match=r"^a\.png is 40 x 24 pixels, but its boxes were drawn on 80 x 48"):
         turn_of((48, 80), header(drawn(1)), "a.png")
+
+
+def test_boxes_are_clipped_and_what_is_no_box_is_counted() -> None:
+    corners = np.array(
+        [[1, 1, 5, 5], [-0.5, 1, 5, 5], [1, 1, 1, 5], [3, 3, 2, 5], [50, 1, 60, 5], [30, 10, 50, 30]], float
+    )
+    sizes = np.array([[24, 40]] * 5 + [[0, 0]])
+    tally = Tally()
+    inside, good = clipped(corners, sizes, list("abcdef"), tally)
+    assert good.tolist() == [0, 1, 5] and inside[5].tolist() == [30, 10, 50, 30] and inside[1].tolist() == [0, 1, 5, 5]
+    assert tally.first == {
+        "boxes left out: their width or height is not above 0": "c",
+        "boxes left out: nothing of them is inside their picture": "e",
+    }
+    inside, good = clipped(corners[5:], np.array([[24, 40]]), ["f"], tally)
+    assert inside.tolist() == [[30, 10, 40, 24]] and tally.notes("x")[-1].startswith("x: 1 boxes reach out of their")
 
 
 class Held:

@@ -174,6 +174,9 @@ def test_black_and_white_is_two_classes(tmp_path: Path) -> None:
     assert listing.names == column.names == ("background", "foreground") and column.void is None
     assert decode_mask(column[0]).tolist() == [[0, 1], [1, 0]] and not decode_mask(column[1]).any()
     assert said(listing, "0 and 255 alone")
+    write(tmp_path / "masks/1.png", encoded(np.array([[0, 1]], np.uint8)))  # not among those that were looked at
+    with pytest.raises(BadInput, match=r"^masks/1\.png holds 1, but the masks looked at 0 and 255 alone"):
+        column[1]
     pair(tmp_path, encoded(two), encoded(np.array([[0, 1], [255, 0]], np.uint8)))
     assert open_masks(str(tmp_path), CFG).targets["mask"].void == 255
 
