@@ -43,6 +43,8 @@ def open_archive(address: str, cfg: DataConfig) -> Listing:
     place: Place = Pinned.of(address)
     head = place.pread(min(place.size, HEAD), 0)
     notes: list[str] = []
+    if not head:
+        raise BadInput(f"{address} is empty (0 bytes); fetch it again, or give another file")
     if head[:4] in (b"PK\3\4", b"PK\5\6") or (not _looks_like_tar(head) and _directory(place) is not None):
         return _open_zip(place)
     how = next((name for magic, name in PACKED if head.startswith(magic)), None)

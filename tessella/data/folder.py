@@ -137,6 +137,7 @@ class _Tally:
     sniffed: int = 0  # without a picture's suffix, used all the same
     again: int = 0  # folders reached a second time, through links
     broken: int = 0
+    special: int = 0  # pipes, sockets, devices: opening one may wait for ever
 
     def notes(self, where: str) -> list[str]:
         notes = []
@@ -151,6 +152,8 @@ class _Tally:
             notes.append(f"{self.again:,} links to folders that were already read left out")
         if self.broken:
             notes.append(f"{self.broken:,} files or folders that cannot be read left out (broken links, permissions)")
+        if self.special:
+            notes.append(f"{self.special:,} pipes, sockets or devices left out")
         return [f"{where}: {note}" if where else note for note in notes]
 
 
@@ -306,6 +309,8 @@ def _walk(folder: str, visited: set[tuple[int, int]], tally: _Tally) -> list[_Fi
                     else:
                         visited.add(inode)
                         pending.append((f"{prefix}{name}/", entry.path))
+                elif not entry.is_file() and os.path.exists(entry.path):  # else a broken link, which is told below
+                    tally.special += 1
                 elif _is_picture(entry, tally):
                     stat = entry.stat()
                     linked = stat.st_nlink > 1 or entry.is_symlink()

@@ -275,7 +275,7 @@ def refused(path: Path, words: str) -> None:
 
 def test_no_archive(tmp_path: Path) -> None:
     for data, words in (
-        (b"", "neither zip nor tar"),
+        (b"", "is empty"),
         (b"<html><body>404", "HTML page"),
         (PICTURE * 100, "JPEG picture"),
         (b"PK\3\4" + bytes(500), "no whole directory"),

@@ -49,6 +49,23 @@ def test_classes_and_parts_from_paths() -> None:
     assert said(splits.notes, "1 pictures not used: outside")
 
 
+def test_parts_that_are_not_used_are_counted_also_where_validation_is_made() -> None:
+    names = [f"train/{c}/{i}" for c in "ab" for i in range(5)] + ["dev/a/1", "dev/b/2", "loose"]
+    splits = settle(listed(*names), replace(CFG, val_share=0.2))
+    assert len(splits.train) + len(splits.val) == 10
+    assert said(splits.notes, "3 pictures not used: outside of all parts")
+    table = replace(
+        listed(*(f"{c}/{i}" for c in "ab" for i in range(6))), split=np.array([0, 0, 0, 0, 1, 1] * 2, np.int8)
+    )
+    splits = settle(replace(table, splits=("train", "dev")), replace(CFG, val_share=0.2))
+    assert len(splits.train) + len(splits.val) == 8 and said(splits.notes, "4 pictures not used: dev")
+
+
+def test_why_there_are_no_pictures_is_told() -> None:
+    with pytest.raises(BadInput, match="holds no pictures.*1 files left out"):
+        settle(replace(listed(), notes=["1 files left out (.zip 1)"]), CFG)
+
+
 def test_a_folder_around_everything_is_looked_through() -> None:
     for top in ("", "photos/", "a/b/"):
         splits = settle(listed(*(f"{top}{name}" for name in ("x/1", "x/2", "y/1", "y/deep/2"))), CFG)

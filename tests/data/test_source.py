@@ -165,6 +165,16 @@ def test_links_in_a_loop_are_read_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX only")
+def test_pipes_are_left_out_and_not_waited_for(tmp_path: Path) -> None:
+    """Opening a pipe that nobody writes to waits for ever."""
+    root = fill(tmp_path, cat=4, dog=4)
+    for name in ("p.jpg", "q"):  # by its suffix; by its first bytes
+        os.mkfifo(root / "cat" / name)
+    splits = open_folder(root)
+    assert len(splits.train) + len(splits.val) == 8
+    assert "train: 2 pipes, sockets or devices left out" in splits.notes
+
+
 def test_names_that_are_no_utf8_survive(tmp_path: Path) -> None:
     fill(tmp_path, a=2, b=2)
     odd = os.fsencode(tmp_path) + b"/a/caf\xe9.jpg"
