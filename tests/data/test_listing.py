@@ -62,7 +62,7 @@ def test_parts_that_are_not_used_are_counted_also_where_validation_is_made() -> 
 
 
 def test_why_there_are_no_pictures_is_told() -> None:
-    with pytest.raises(BadInput, match="holds no pictures.*1 files left out"):
+    with pytest.raises(BadInput, match=r"holds no pictures.*1 files left out"):
         settle(replace(listed(), notes=["1 files left out (.zip 1)"]), CFG)
 
 
