@@ -69,7 +69,7 @@ def open_labelled(path: str | Path, classes: Sequence[str]) -> Opened:
     """A folder to evaluate a network with these classes on: its validation part where it has one, labels by name."""
     root = os.fspath(path)
     names = _folders(root)
-    part = next((name for name in VALIDATION if name in names and _folders(os.path.join(root, name))), None)
+    part = next((name for name in parts_in(names, VALIDATION) if _folders(os.path.join(root, name))), None)
     if part is None or part in classes:
         return _open_known(root, root, tuple(classes))
     source, notes = _open_known(root, os.path.join(root, part), tuple(classes))
@@ -105,7 +105,7 @@ def every_folder(path: str | Path) -> tuple[dict[str, Source], tuple[str, ...], 
     train_root, _, notes = _layout(root)
     parts = {"all": root}
     if train_root != root:
-        parts = {name: os.path.join(root, name) for name in _folders(root) if name in TRAIN + VALIDATION}
+        parts = {name: os.path.join(root, name) for name in sorted(parts_in(_folders(root), TRAIN + VALIDATION))}
         notes = [note for note in notes if not note.endswith("for validation")]
     found = {name: _folders(folder) for name, folder in parts.items()}
     classes, _ = in_order({c for names in found.values() for c in names})
@@ -119,6 +119,12 @@ def every_folder(path: str | Path) -> tuple[dict[str, Source], tuple[str, ...], 
         notes += said
         notes += [f"{name}: class {c!r} is missing" for c in classes if c not in present]
     return out, classes, notes
+
+
+def parts_in(names: Iterable[str], known: Sequence[str]) -> list[str]:
+    """Those of `names` that are `known` parts, also as Train or TEST, in the order of `known`."""
+    found = sorted((name for name in names if name.lower() in known), reverse=True)  # lower case first
+    return sorted(found, key=lambda name: known.index(name.lower()))
 
 
 def _source(root: str, ids: Names, sizes: NDArray[np.int64]) -> Source:
@@ -191,15 +197,15 @@ def _class_folders(root: str) -> list[str]:
 def _layout(root: str) -> tuple[str, str | None, list[str]]:
     """(folder with train's classes, the same for validation or None, notes)."""
     names = _class_folders(root)
-    splits = {name: os.path.join(root, name) for name in names if name in TRAIN + VALIDATION}
+    splits = {name: os.path.join(root, name) for name in parts_in(names, TRAIN + VALIDATION)}
     nested = {name for name, path in splits.items() if _folders(path)}
-    train = next((name for name in TRAIN if name in nested), None)
+    train = next(iter(parts_in(nested, TRAIN)), None)
     if train is None:
         if splits and len(splits) == len(names):
             why = "no train/ folder" if nested else f"no class folders in {', '.join(splits)}"
             raise BadInput(f"{root} has {why}; {LAYOUT}")
         return root, None, []  # a class may well be called "train"
-    found = [name for name in VALIDATION if name in splits]
+    found = parts_in(splits, VALIDATION)
     notes = [f"{name}/ is not used: {found[0]}/ is there for validation" for name in found[1:]]
     unused = [name for name in names if name != train and name not in found]
     notes += [f"folders beside {train}/ not used: {', '.join(unused)}"] if unused else []

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadInput
-from .folder import TRAIN, VALIDATION
+from .folder import TRAIN, VALIDATION, parts_in
 from .names import Names, in_order
 from .source import Column, DataConfig, Opened, Reader, Source, Splits, held_out
 
@@ -54,9 +54,9 @@ def by_path(ids: Sequence[str]) -> Places:
     firsts, nested = set(), set()
     for folders in _folders(ids, depth):
         firsts.add(folders[0] if folders else "")
-        if len(folders) > 1 and folders[0] in known:
+        if len(folders) > 1 and folders[0].lower() in known:
             nested.add(folders[0])
-    parts = sorted(nested) if nested & set(TRAIN) or (nested and firsts <= nested) else []
+    parts = sorted(nested) if parts_in(nested, TRAIN) or (nested and firsts <= nested) else []
     number = {name: i for i, name in enumerate(parts)}
     split = None
     if parts:
@@ -81,7 +81,7 @@ def _folders(ids: Sequence[str], depth: int) -> Iterator[list[str]]:
 def _shared_depth(ids: Sequence[str]) -> int:
     """How many folders hold everything and are no part; there is always one left below them."""
     first = next(_folders(ids, 0), [])
-    shared = next((i for i, name in enumerate(first) if name in TRAIN + VALIDATION), len(first))
+    shared = next((i for i, name in enumerate(first) if name.lower() in TRAIN + VALIDATION), len(first))
     for folders in _folders(ids, 0):
         shared = min(shared, len(folders) - 1)
         while shared > 0 and folders[:shared] != first[:shared]:
@@ -159,8 +159,7 @@ def _why(listing: Listing) -> str:
 
 
 def _part(listing: Listing, known: tuple[str, ...]) -> str | None:
-    by_lower = {name.lower(): name for name in listing.splits}
-    return next((by_lower[name] for name in known if name in by_lower), None)
+    return next(iter(parts_in(listing.splits, known)), None)
 
 
 def _in(listing: Listing, part: str) -> NDArray[np.bool_]:

@@ -66,6 +66,12 @@ def test_why_there_are_no_pictures_is_told() -> None:
         settle(replace(listed(), notes=["1 files left out (.zip 1)"]), CFG)
 
 
+def test_parts_may_begin_with_a_capital() -> None:
+    splits = settle(listed("top/Train/a/1", "top/Train/b/2", "top/TEST/a/3", "top/TEST/b/4"), CFG)
+    assert splits.classes == ("a", "b") and splits.train.ids == ["top/Train/a/1", "top/Train/b/2"]
+    assert splits.val is not None and splits.val.ids == ["top/TEST/a/3", "top/TEST/b/4"]
+
+
 def test_a_folder_around_everything_is_looked_through() -> None:
     for top in ("", "photos/", "a/b/"):
         splits = settle(listed(*(f"{top}{name}" for name in ("x/1", "x/2", "y/1", "y/deep/2"))), CFG)
@@ -113,7 +119,7 @@ def test_all_parts_as_they_lie() -> None:
     }  # fmt: skip
 
 
-NAME = st.sampled_from(["train", "val", "test", "a", "b", "c"])
+NAME = st.sampled_from(["train", "val", "test", "Train", "VAL", "a", "b", "c"])
 
 
 @settings(max_examples=60, deadline=None)
@@ -132,7 +138,7 @@ def test_as_folders_of_the_same_names(
     except BadInput:
         return
     tops = {Path(p).parts[0] for p in paths}
-    if len(tops) == 1 and not tops & {"train", "val", "test"}:
+    if len(tops) == 1 and not {top.lower() for top in tops} & {"train", "val", "test"}:
         return  # a folder around everything: archives look through it
     got = settle(listed(*paths), CFG)
     assert got.classes == want.classes

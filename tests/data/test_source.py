@@ -75,6 +75,16 @@ def test_train_and_validation_folders(tmp_path: Path, name: str) -> None:
     assert not data.notes
 
 
+def test_parts_may_begin_with_a_capital(tmp_path: Path) -> None:
+    """Else Train and Test would be two classes, and nothing would look wrong."""
+    fill(tmp_path, Train__cat=4, Train__dog=4, Test__cat=2, Test__dog=1)
+    splits = open_folder(tmp_path)
+    assert splits.classes == ("cat", "dog") and len(splits.train) == 8
+    assert splits.val is not None and splits.val.ids[0] == "Test/cat/000.jpg" and len(splits.val) == 3
+    assert len(open_labelled(tmp_path, ("cat", "dog")).source) == 3
+    assert set(open_splits(DataConfig(path=str(tmp_path)))[0]) == {"Train", "Test"}
+
+
 def test_val_wins_over_test_and_says_so(tmp_path: Path) -> None:
     data = open_folder(fill(tmp_path, train__a=2, train__b=2, val__a=1, val__b=1, test__a=9, test__b=9, extra__x=1))
     assert len(data.val) == 2
