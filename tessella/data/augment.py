@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 TRIES = 10  # crops tried before taking the largest central one
 BOX_DRAWS = 2 + 2 * TRIES  # numbers that `crop_box` takes
-ENOUGH = 2  # pixels of a scaled decoding for each pixel of the view, along each side
+ENOUGH = 1  # pixels of a scaled decoding for each pixel of the view, along each side: views differ by more than filters
 Box = tuple[int, int, int, int]  # top, left, height, width
 
 
