@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ WINDOWS = (
     (0.0, 0.0, 1.0), *((x, y, 1 - SHIFT) for y in (0.0, SHIFT) for x in (0.0, SHIFT))
 )  # left, top, side of what is kept  # fmt: skip
 ROWS, COLUMNS = 1024, 8192  # of one matrix product: 32 MiB of cosines at a time
+NOISE = 0.02  # of the mean power of the detail: neighbourhoods with less than that have nothing to disagree about
 PROVED = 256  # pairs laid over each other at a time: more would not fit into the cache
 HOPE = 0.6  # correlation at half the size, below which a pair is given up; proven pairs had 0.8 and more
 
@@ -45,14 +46,16 @@ class MatchConfig:
     neighbours: int = 10  # candidates of each picture: the nearest, so that a set of lookalikes stays affordable
     cosine: float = 0.7  # of two descriptors, for a candidate; crops by 5 % stay above 0.9
     detail: float = 0.9  # correlation of the fine detail when laid over each other; crops by 5 % stay above 0.95
-    overlap: float = 0.65  # share of the one that the other must cover
+    everywhere: float = 0.95  # share of the neighbourhoods that must agree by themselves; planted copies have 1.0
+    overlap: float = 0.65  # share of the larger that both must show
     mirrored: bool = True  # also left for right
     device: str = "cpu"  # where the products are computed
 
     def __post_init__(self) -> None:
         if self.neighbours < 1:
             raise BadInput(f"neighbours is {self.neighbours}; give 1 or more")
-        for name, value in (("cosine", self.cosine), ("detail", self.detail), ("overlap", self.overlap)):
+        shares = {"cosine": self.cosine, "detail": self.detail, "everywhere": self.everywhere, "overlap": self.overlap}
+        for name, value in shares.items():
             if not 0 < value <= 1:
                 raise BadInput(f"{name} is {value}; give a number in (0, 1]")
 
@@ -244,9 +247,10 @@ def prove(thumbs: Thumbs, pairs: Rows, cfg: MatchConfig, *, mirrored: bool) -> P
     for start in range(0, len(pairs), PROVED):
         part = pairs[start : start + PROVED]
         first, second = (_standard(torch.from_numpy(thumbs[part[:, c]]).to(device)) for c in (0, 1))
-        detail, covered = lay_over(first.flip(-1) if mirrored else first, second)
-        scores.append(detail.clamp(0, 1).cpu().numpy())
-        kept.append(((detail >= cfg.detail) & (covered >= cfg.overlap)).cpu().numpy())
+        laid = lay_over(first.flip(-1) if mirrored else first, second)
+        scores.append(laid.detail.clamp(0, 1).cpu().numpy())
+        proven = (laid.detail >= cfg.detail) & (laid.everywhere >= cfg.everywhere) & (laid.covered >= cfg.overlap)
+        kept.append(proven.cpu().numpy())
     if not kept:
         return _none()
     chosen, score = np.concatenate(kept), np.concatenate(scores)
@@ -254,8 +258,16 @@ def prove(thumbs: Thumbs, pairs: Rows, cfg: MatchConfig, *, mirrored: bool) -> P
     return Pairs(out[:, 0], out[:, 1], score[chosen], np.full(len(out), mirrored))
 
 
-def lay_over(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, 32, 32) pairs of standardised thumbnails to (correlation of detail, share covered), each (N,)."""
+class Laid(NamedTuple):
+    """Each (N,); all 0 where it was given up early."""
+
+    detail: Tensor  # correlation of the fine detail
+    everywhere: Tensor  # share of the neighbourhoods that agree by themselves
+    covered: Tensor  # share of the larger that both show
+
+
+def lay_over(first: Tensor, second: Tensor) -> Laid:
+    """(N, 32, 32) pairs of standardised thumbnails, the first moved and stretched to lie on the second."""
     coarse = _halved(first), _halved(second)
     place = first.new_zeros(len(first), 4)  # stretch and shift across, stretch and shift down; sides are 2 long
     soft = _blurred(coarse[0], 1), _blurred(coarse[1], 1)
@@ -264,17 +276,34 @@ def lay_over(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     moved, inside = _moved(coarse[0], place)
     fine = _correlation(moved - _blurred(moved, 2), coarse[1] - _blurred(coarse[1], 2), inside)
     hopeful = (fine > HOPE).nonzero()[:, 0]  # most candidates end here
-    detail, covered = first.new_zeros(len(first)), first.new_zeros(len(first))
+    out = Laid(*(first.new_zeros(len(first)) for _ in Laid._fields))
     if not len(hopeful):
-        return detail, covered
+        return out
     one, other, place = first[hopeful], second[hopeful], place[hopeful]
     for _ in range(4):
         place = _better(one, other, place)
     moved, inside = _moved(one, place)
     within = -F.max_pool2d(-F.pad(inside, (2,) * 4)[:, None], 5, 1)[:, 0]  # where the blur saw nothing from outside
-    detail[hopeful] = _correlation(moved - _blurred(moved, 2), other - _blurred(other, 2), within)
-    covered[hopeful] = inside.mean((1, 2))
-    return detail, covered
+    moved, still = moved - _blurred(moved, 2), other - _blurred(other, 2)
+    out.detail[hopeful] = _correlation(moved, still, within)
+    out.everywhere[hopeful] = _agreeing(moved * within, still * within, within)
+    used = ((1 + place[:, 0]) * (1 + place[:, 2])).clamp(max=1)  # of the first, where the second is a part of it
+    out.covered[hopeful] = inside.mean((1, 2)) * used
+    return out
+
+
+def _agreeing(a: Tensor, b: Tensor, within: Tensor) -> Tensor:
+    """(N,) share of overlapping windows of 8 x 8 whose detail is alike: one strong outline must not speak for all.
+
+    Without it, cups of one shape with other prints were one picture.
+    """
+    count = within.sum((1, 2)).clamp(min=1)
+    a = a / torch.sqrt((a * a).sum((1, 2)) / count).clamp(min=1e-6)[:, None, None]
+    b = b / torch.sqrt((b * b).sum((1, 2)) / count).clamp(min=1e-6)[:, None, None]
+    both, one, other, share = (F.avg_pool2d(x[:, None], 8, 4)[:, 0] for x in (a * b, a * a, b * b, within))
+    alike = (2 * both + NOISE) / (one + other + NOISE) > 0.5
+    seen = share > 0.5
+    return (alike & seen).sum((1, 2)) / seen.sum((1, 2)).clamp(min=1)
 
 
 def _better(first: Tensor, second: Tensor, place: Tensor) -> Tensor:

@@ -11,13 +11,15 @@ import io
 import json as _json
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from .. import __version__, durable
 from ..data.balance import advise
@@ -33,9 +35,11 @@ from ..data.quarantine import Quarantine
 from ..data.source import DataConfig, Source
 from ..data.survey import facts
 from ..errors import BadInput
+from ..models.classifier import Classifier
 from ..report.check import summary, text
 from ..report.check_page import page, shown
 from ..runtime.load import load
+from ..runtime.model import Model
 from ..training import choose
 
 FORMAT = 1  # of the JSON: raised when a reader would misread it, not when a key is added
@@ -104,16 +108,18 @@ def refuse(html: str | Path) -> None:
 def check(data: str | Path, cfg: CheckConfig | None = None) -> Findings:
     """Looks at every picture of every part that the data has; none is made, and nothing is written."""
     cfg, began = cfg or CheckConfig(), time.monotonic()
-    address = os.fspath(data)
+    address, device = os.fspath(data), choose.device(cfg.device)[0]
     opened, classes, notes = open_splits(DataConfig(path=address))
     sources = dict(sorted(opened.items(), key=lambda item: item[0] not in TRAIN))
     total = sum(len(source) for source in sources.values())
     if not total:
         raise BadInput(f"{address} holds no pictures ({'; '.join(notes) or 'nothing was found'}); check the address")
+    model = load(cfg.model, cfg.like, device) if cfg.model is not None else None  # before an hour of decoding
     whole = looked_at(sources, classes, cfg.workers)
-    learned = _learned(whole, cfg) if cfg.model is not None else None
+    learned = _learned(whole, cfg, model) if model is not None else None
     near = None if learned is None else learned.near(cfg.match.neighbours)
-    found = matches(whole, _files(whole, address), cfg.match, near)
+    match = replace(cfg.match, device=device) if device.startswith("cuda") else cfg.match
+    found = matches(whole, _files(whole, address), match, near)
     sets = sets_of(whole, found)
     train = next(iter(sources))
     plain: dict[str, Any] = {
@@ -161,12 +167,13 @@ class Learned:
     """What a model makes of the readable pictures."""
 
     rows: Index  # of the whole; what the model cannot take is left out
-    vectors: NDArray[np.float32]  # (len(rows), width)
+    pooled: NDArray[np.float32]  # (len(rows), width): what the head sees, for likeness
+    deep: NDArray[np.float32]  # (len(rows), more): of several layers, for the probe
     left_out: list[dict[str, str]]  # pictures that can be read, but not by this model
 
     def near(self, neighbours: int, cosine: float = CANDIDATE) -> Index:
         """(P, 2) rows of the whole whose embeddings are alike."""
-        own = unit(self.vectors)
+        own = unit(self.pooled)
         return self.rows[nearest(own, lambda columns: [own[columns]], neighbours, cosine)]
 
     def told(self, whole: Whole, sets: list[Index]) -> dict[str, Any]:
@@ -177,7 +184,7 @@ class Learned:
         pairs = self.near(NEIGHBOURS, ALIKE)
         pairs = pairs[group[pairs[:, 0]] != group[pairs[:, 1]]]
         at = np.searchsorted(self.rows, pairs)
-        own = unit(self.vectors).numpy()
+        own = unit(self.pooled).numpy()
         cosines = (own[at[:, 0]] * own[at[:, 1]]).sum(axis=1)
         near = [
             {"first": whole.named(int(a)), "second": whole.named(int(b)), "cosine": round(float(c), 4)}
@@ -190,32 +197,28 @@ class Learned:
         use = labels >= 0
         if len(np.unique(labels[use])) < 2:
             return None
-        found = doubt(self.vectors[use], labels[use], group[self.rows[use]])
+        found = doubt(self.deep[use], labels[use], group[self.rows[use]])
         rows = self.rows[use]
-        worst = [int(i) for i in found.ranking if found.margin[i] < 0]
         doubtful = [
             {
                 **whole.named(int(rows[i])),
                 "perhaps": whole.classes[int(found.expected[i])],
-                "margin": round(float(found.margin[i]), 4),
+                "belief": round(float(found.belief[i]), 4),
             }
-            for i in worst
+            for i in found.ranking.tolist()
+            if found.wrong[i]
         ]
         compared = {"pictures": int(use.sum()), "agreement": round(found.agreement, 4), "left_out": self.left_out}
         return {**compared, "doubtful": doubtful}
 
 
-def _learned(whole: Whole, cfg: CheckConfig) -> Learned:
+def _learned(whole: Whole, cfg: CheckConfig, model: Model) -> Learned:
     """Embeddings, through the model's own preprocessing and the loader: archives and tables have no paths."""
-    import torch
-
-    from ..models.classifier import Classifier
-
-    model = load(cfg.model or "", cfg.like, choose.device(cfg.device)[0])
     if not isinstance(model.network, Classifier):
         raise BadInput(f"{cfg.model} is a {type(model.network).__name__}; only a Classifier has embeddings to compare")
     rows: list[int] = []
-    vectors: list[NDArray[np.float32]] = []
+    pooled: list[NDArray[np.float32]] = []
+    deep: list[NDArray[np.float32]] = []
     left_out: list[dict[str, str]] = []
     for number, (name, part) in enumerate(whole.parts.items()):
         good = np.flatnonzero(part.rows["good"]).astype(np.int64)
@@ -229,15 +232,31 @@ def _learned(whole: Whole, cfg: CheckConfig) -> Learned:
                     continue
                 with torch.no_grad():
                     images = model.finish({"image": batch["image"].to(model.device)})["image"]
-                    vectors.append(model.network.embed(images).float().cpu().numpy())
+                    both = embeddings(model.network, images)
+                pooled.append(both[0].float().cpu().numpy())
+                deep.append(both[1].float().cpu().numpy())
                 rows += [position[picture] for picture in batch["ids"]]
         finally:
             stream.close()
         left_out += [{"part": name, "id": picture, "reason": why} for picture, why in refused.reasons.items()]
-    if not vectors:
+    if not pooled:
         why = left_out[0]["reason"] if left_out else "none is readable"
         raise BadInput(f"{cfg.model} can take none of these pictures: {why}")
-    return Learned(np.array(rows, dtype=np.int64), np.concatenate(vectors), left_out)
+    return Learned(np.array(rows, dtype=np.int64), np.concatenate(pooled), np.concatenate(deep), left_out)
+
+
+def embeddings(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, width) that the head sees, and (B, more) of it with the mean patch of several layers, in one pass.
+
+    The probe finds more labels with the layers (flowers128, DeiT-tiny: 79.5 % instead of 77 %), because the last one
+    keeps what the model was trained for.
+    """
+    depth = len(network.backbone.blocks)
+    layers = tuple(sorted({max(0, depth * part // 12) for part in (5, 7, 9, 10)}))
+    tokens = network.backbone(images, layers=layers)
+    pooled = network.pool(tokens)
+    maps = [layer.mean(dim=(2, 3)) for layer in tokens.layers]
+    return pooled, torch.cat([pooled, tokens.patches.mean(dim=1), *maps], dim=1)
 
 
 # ---------------------------------------------------------------- for the page
