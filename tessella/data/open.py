@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from ..config import nearest
 from ..errors import BadInput
 from .folder import SUFFIXES, every_folder, open_folder
@@ -62,7 +64,7 @@ def open_data(cfg: DataConfig) -> Splits:
         return splits
     val, notes = open_labelled(cfg.validation, splits.classes, cfg)
     told = [note for note in splits.notes if "val_share" not in note]
-    if cfg.validation == cfg.path:
+    if absolute(cfg.validation) == absolute(cfg.path) and np.isin(val.rows, splits.train.rows).any():
         told.append(f"validation is the training data itself ({cfg.path}): its figures will flatter")
     return Splits(splits.train, val, splits.classes, told + notes)
 

@@ -158,6 +158,17 @@ def test_shards(tmp_path: Path) -> None:
     assert held.val is not None and len(held.val) + len(held.train) == 9
 
 
+def test_validating_on_the_training_pictures_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the address is written; the validation part of the same archive is no such thing."""
+    shards(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for given in (str(tmp_path / "shards"), "shards", "shards/"):
+        notes = open_data(DataConfig(path=str(tmp_path / "shards"), validation=given)).notes
+        assert any("will flatter" in note for note in notes)
+    notes = open_data(DataConfig(path=zipped(tmp_path), validation="photos.zip")).notes
+    assert not any("will flatter" in note for note in notes)
+
+
 def test_a_table_beside_loose_pictures(tmp_path: Path) -> None:
     (tmp_path / "flat").mkdir()
     rows = []
