@@ -56,11 +56,15 @@ def open_folder(
         raise BadInput(f"{train_root} holds one class folder only ({classes[0]!r}); {LAYOUT}")
     if not len(train):
         raise BadInput(f"no pictures below {train_root} ({', '.join(notes) or 'all folders are empty'}); {LAYOUT}")
-    val_root = os.fspath(validation) if validation is not None else found
-    if val_root is not None:
-        if os.path.realpath(val_root) == os.path.realpath(train_root):
-            notes.append(f"validation is the training folder itself ({val_root}): its figures will flatter")
-        val, said = _open_known(root if validation is None else val_root, val_root, classes)
+    if validation is not None:
+        if os.path.realpath(validation) == os.path.realpath(train_root):
+            notes.append(
+                f"validation is the training folder itself ({os.fspath(validation)}): its figures will flatter"
+            )
+        val, said = open_labelled(validation, classes)
+        return Splits(train, val, classes, notes + said)
+    if found is not None:
+        val, said = _open_known(root, found, classes)
         return Splits(train, val, classes, notes + said)
     return held_out(train, val_share, seed, notes)
 

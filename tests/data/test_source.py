@@ -122,6 +122,16 @@ def test_separate_validation_folder(tmp_path: Path) -> None:
     assert said(open_folder(tmp_path / "one", validation=tmp_path / "one").notes, "itself")
 
 
+def test_separate_validation_folder_may_have_parts_itself(tmp_path: Path) -> None:
+    train, other = fill(tmp_path / "t", cat=3, dog=3), fill(tmp_path / "o", train__cat=2, val__dog=2)
+    for given in (str(other), str(other / "val")):
+        splits = open_folder(train, validation=given)
+        assert splits.val is not None and splits.val.labels is not None and splits.val.labels.tolist() == [1, 1]
+    both = fill(tmp_path / "b", train__cat=2, train__dog=2, val__cat=1)
+    splits = open_folder(both, validation=both)
+    assert splits.val is not None and len(splits.val) == 1 and not said(splits.notes, "flatter")
+
+
 @pytest.mark.parametrize(
     ("counts", "words"),
     [
