@@ -56,14 +56,18 @@ class Pinned:
 
     def pread(self, count: int, offset: int) -> bytes:
         try:
-            handle = _opened(self.path)
-            stat = os.fstat(handle.number)
-            if (stat.st_size, stat.st_mtime_ns) != (self.size, self.changed):
-                _OPEN.pop(self.path, None)
-                raise BadInput(f"{self.name} changed on disk after it was opened; start again to read it anew")
-            return read_whole(handle.number, count, offset, self.name)
+            return read_whole(self._handle().number, count, offset, self.name)
         except OSError as error:
             raise BadInput(f"{self.name} cannot be read ({error.strerror}); restore it") from None
+
+    def _handle(self) -> Handle:
+        for _ in range(2):  # what is open may be a file that lay there before this one
+            handle = _opened(self.path)
+            stat = os.fstat(handle.number)
+            if (stat.st_size, stat.st_mtime_ns) == (self.size, self.changed):
+                return handle
+            _OPEN.pop(self.path, None)
+        raise BadInput(f"{self.name} changed on disk after it was opened; start again to read it anew")
 
 
 def read_whole(number: int, count: int, offset: int, name: str) -> bytes:

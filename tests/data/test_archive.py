@@ -382,6 +382,20 @@ def test_an_archive_that_changes_under_way_is_refused(tmp_path: Path, make: Call
         listing.reader.read(0)
 
 
+@pytest.mark.parametrize("make", [write_zip, write_tar])
+def test_an_archive_made_again_can_be_opened_again(tmp_path: Path, make: Callable[..., Path]) -> None:
+    """In one process: what is still open of the old one must not be taken for the new one, nor the other way."""
+    path = make(tmp_path / "x", FILES)
+    before = opened(path)
+    assert before.reader.read(0) == FILES["train/a/1.jpg"]
+    make(tmp_path / "y", {name: data[::-1] + b"!" for name, data in FILES.items()})
+    os.replace(tmp_path / "y", path)
+    after = opened(path)
+    assert after.reader.read(0) == FILES["train/a/1.jpg"][::-1] + b"!"
+    with pytest.raises(BadInput, match="changed on disk"):
+        before.reader.read(0)
+
+
 def test_a_name_much_longer_than_its_path(tmp_path: Path) -> None:
     for make in (write_zip, write_tar):
         assert contents(make(tmp_path / "x", {"./" * 900 + "a/1.jpg": b"1", "b/2.jpg": b"2"})) == {
