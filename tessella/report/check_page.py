@@ -16,13 +16,14 @@ ACROSS = 8  # pictures that it shows of one set
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; --error: #c22; --warning: #b70; --note: #478; }
+:root { color-scheme: light dark; --line: #8884; --soft: #8881;
+  --error: light-dark(#b11, #f77); --warning: light-dark(#b70, #fb4); --note: light-dark(#478, #8bc); }
 * { box-sizing: border-box; }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 72rem; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 h1, td, li, figcaption, p { overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; width: 100%; min-width: 34rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line); }
 .find { list-style: none; padding: 0; }
 .find li { border-left: .3rem solid var(--note); padding: .2rem .6rem; margin: .3rem 0; background: var(--soft); }
