@@ -105,10 +105,14 @@ def train(
     done.tell()
 
 
-@app.command()
+@app.command(context_settings=LOOSE)
 def evaluate(
     source: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, model folder or weights file.")],
     data: Annotated[str, typer.Argument(help="Labelled pictures: whatever `train` takes.")],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[--data.label NAME ...]", help="How the data is read, where it differs from training."),
+    ] = None,
     like: Like = None,
     batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 64,
     max_bad: MaxBad = None,
@@ -121,7 +125,13 @@ def evaluate(
     from .verbs.evaluate import evaluate as verb
 
     allowed = {} if max_bad is None else {"max_bad": max_bad}
-    verb(source, data, like=like, reading=Reading(batch=batch, workers=workers, device=device, **allowed)).tell(json)
+    second, files, settings = sort_words(words or [])
+    if second is not None or files:
+        raise BadInput(
+            f"evaluate takes one model and one data set, and {second or files[0]!r} is neither; leave it out"
+        )
+    reading = Reading(batch=batch, workers=workers, device=device, **allowed)
+    verb(source, data, like=like, reading=reading, settings=settings).tell(json)
 
 
 @app.command()

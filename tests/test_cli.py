@@ -39,7 +39,7 @@ def one_line(done: Done) -> str:
 
 BAD: dict[str, tuple[str, str]] = {  # command -> what the line must say
     "train": ("train", "no data was named; write: tessella train photos/"),
-    "unknown folder": ("train nowhere", "nowhere cannot be opened as a folder .* expected one folder per class"),
+    "unknown folder": ("train nowhere", "nowhere is not there; give a folder, a .zip"),
     "flat folder": ("train photos/circle", "holds pictures but no class folders; expected one folder per class"),
     "empty folder": ("train empty", "empty holds no folders; expected"),
     "one class": ("train lonely", "one class folder only \\('cat'\\)"),

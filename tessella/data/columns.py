@@ -48,6 +48,7 @@ class Held(NamedTuple):
     sizes: NDArray[np.int64]  # bytes, -1: not known
     chunks: NDArray[np.int64] | None  # row group of each
     notes: list[str]
+    seal: str = ""  # see Source
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ..errors import BadInput
 from .columns import Header, Held
+from .pinned import Pinned
 from .source import Reader
 
 ROWS = 65_536  # read at a time
@@ -162,7 +163,7 @@ class JsonlTable:
     def held(self, column: str) -> Held:
         """The pictures in this column; once all blocks were read."""
         starts = np.array(self._starts, dtype=np.int64)
-        return Held(Base64Reader(self.path, starts, column), np.array(self._sizes, dtype=np.int64), None, [])
+        return Held(Base64Reader(Pinned.of(self.path), starts, column), np.array(self._sizes, dtype=np.int64), None, [])
 
 
 def _object(line: bytes, path: str, number: int) -> dict[str, Any]:
@@ -196,19 +197,20 @@ def _length(cell: Any) -> int:
 class Base64Reader:
     """Pictures in base64 in the lines of a JSONL file."""
 
-    path: str
+    file: Pinned
     starts: NDArray[np.int64]  # byte at which the line of each begins
     column: str
 
     def read(self, row: int) -> bytes:
-        where = f"row {row:,} of {self.path}"
+        where = f"row {row:,} of {self.file.name}"
+        self.file.check()
         try:
-            with open(self.path, "rb") as file:
+            with open(self.file.path, "rb") as file:
                 file.seek(int(self.starts[row]))
                 line = file.readline().removeprefix(codecs.BOM_UTF8)
         except OSError as error:
             raise BadInput(f"{where} cannot be read ({error.strerror}); restore the file") from None
-        cell = _object(line, self.path, row + 1).get(self.column)
+        cell = _object(line, self.file.name, row + 1).get(self.column)
         try:
             data = base64.b64decode(str(cell or "").rpartition(",")[2], validate=True)
         except (binascii.Error, ValueError) as error:

@@ -35,6 +35,7 @@ class Listing:
     splits: tuple[str, ...] = ()  # names of the parts as found: "train", "valid", ...
     targets: Mapping[str, Column] = field(default_factory=dict)
     chunks: NDArray[np.int64] | None = None
+    seal: str = ""  # see Source
     notes: list[str] = field(default_factory=list)
 
 
@@ -207,5 +208,6 @@ def _take(listing: Listing, rows: NDArray[np.int64], label: NDArray[np.int64], c
         classes=classes,
         targets=listing.targets,
         chunks=listing.chunks,
+        seal=listing.seal,
     )
     return whole.take(rows)

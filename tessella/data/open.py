@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import glob
 import os
 import re
@@ -12,7 +13,6 @@ from typing import Literal
 
 import numpy as np
 
-from ..config import nearest
 from ..errors import BadInput
 from .folder import SUFFIXES, every_folder, open_folder
 from .folder import open_labelled as labelled_folder
@@ -48,7 +48,8 @@ def origin(address: str) -> Origin:
         raise BadInput(f"{address} is a file that holds no data set; give {KINDS}")
     if lower.split(":")[0] in NAMES:
         return "set"
-    raise BadInput(f"{address} is not there, and no known set has that name{nearest(address, NAMES)}; give {KINDS}")
+    close = difflib.get_close_matches(lower.split(":")[0], NAMES, 1)
+    raise BadInput(f"{address} is not there{f', did you mean {close[0]}?' if close else ''}; give {KINDS}")
 
 
 def open_data(cfg: DataConfig) -> Splits:

@@ -5,6 +5,7 @@ Rows of one group lie together, so an order that stays near (`chunks`) reads eac
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -17,11 +18,13 @@ import numpy as np
 
 from ..errors import BadInput
 from .columns import Header, Held
+from .pinned import Pinned
 
 KEPT = 256 << 20  # bytes of pictures that a process keeps, of the row groups read last; one is kept in any case
 ROWS = 65_536  # of the small columns at a time
 WINDOW = 16  # pieces that an order mixes with each other (order.py): each process holds all of them
 BUFFER = 1 << 20  # bytes read at a time from a row group that is too large to be kept
+SEALED, LOOKS = 16_384, 256  # bytes looked at in a place, places in a file: all of it up to 4 MB
 OPEN = 16  # most files that a process has open
 
 
@@ -167,15 +170,26 @@ def together(tables: Sequence[ParquetTable], columns: Sequence[str]) -> Held:
         why = f"more than {KEPT // WINDOW >> 20} MB and are read in parts, each from the start of its group"
         notes.append(f"{cut:,} row groups hold {why}: faster when written with smaller ones (row_group_size=100)")
     chunks = np.repeat(np.arange(len(pieces), dtype=np.int64), [piece.rows for piece in pieces])
-    reader = ParquetReader([(table.path, column) for table, column in files], pieces)
-    return Held(reader, np.full(len(chunks), -1, dtype=np.int64), chunks, notes)
+    pinned = [Pinned.of(table.path) for table, _ in files]
+    reader = ParquetReader([(pin, column) for pin, (_, column) in zip(pinned, files, strict=True)], pieces)
+    return Held(reader, np.full(len(chunks), -1, dtype=np.int64), chunks, notes, "".join(map(sealed, pinned)))
+
+
+def sealed(file: Pinned) -> str:
+    """A hash of some of its bytes, the end with all about the columns among them: sizes of pictures are not known, and
+    rows of the same names in another order must not pass for the same data."""
+    hasher = hashlib.sha256(str(file.size).encode())
+    end = min(file.size, SEALED)
+    for at in np.linspace(0, max(0, file.size - end), LOOKS, dtype=np.int64).tolist():
+        hasher.update(file.pread(end, at))
+    return hasher.hexdigest()
 
 
 class ParquetReader:
     """Row after row of several files, as if they were one. Pickles as addresses; opens in each process anew."""
 
-    def __init__(self, files: Sequence[tuple[str, str]], pieces: Sequence[Piece]) -> None:
-        self._files, self._pieces = tuple(files), tuple(pieces)  # (path, column); in the order of the rows
+    def __init__(self, files: Sequence[tuple[Pinned, str]], pieces: Sequence[Piece]) -> None:
+        self._files, self._pieces = tuple(files), tuple(pieces)  # (file, column); in the order of the rows
         self._ends = np.cumsum([piece.rows for piece in pieces], dtype=np.int64)
         self._forget()
 
@@ -196,7 +210,7 @@ class ParquetReader:
             self._forget()  # after a fork: another's lock may be held, and files share their place
         with self._lock:
             cell = self._column(number)[at].as_py()
-        path = self._files[piece.file][0]
+        path = self._files[piece.file][0].path
         data = cell.get("bytes") if isinstance(cell, dict) else cell
         if data is None and isinstance(cell, dict) and cell.get("path"):
             return _beside(path, cell["path"])
@@ -211,7 +225,9 @@ class ParquetReader:
             self._kept.move_to_end(number)
             return self._kept[number]
         piece = self._pieces[number]
-        path, column = self._files[piece.file]
+        file, column = self._files[piece.file]
+        path = file.path
+        file.check()
         try:
             found = self._read(piece, path, column)
         except (OSError, pyarrow(path).ArrowException) as error:

@@ -54,6 +54,15 @@ class Pinned:
             raise BadInput(f"{path} cannot be opened ({error.strerror}); check the path") from None
         return cls(path, os.path.abspath(path), stat.st_size, stat.st_mtime_ns)
 
+    def check(self) -> None:
+        """BadInput when another file lies there by now; for those who open it by its path."""
+        try:
+            stat = os.stat(self.path)
+        except OSError as error:
+            raise BadInput(f"{self.name} cannot be read ({error.strerror}); restore it") from None
+        if (stat.st_size, stat.st_mtime_ns) != (self.size, self.changed):
+            raise BadInput(f"{self.name} changed on disk after it was opened; start again to read it anew")
+
     def pread(self, count: int, offset: int) -> bytes:
         try:
             return read_whole(self._handle().number, count, offset, self.name)

@@ -83,6 +83,7 @@ class Source:
         default_factory=dict
     )  # beside the label: caption, number, labels, boxes, mask
     chunks: NDArray[np.int64] | None = None  # shard or row group of each sample: they are read together
+    seal: str = ""  # what tells the pictures from others where names and sizes do not: a hash of some of the bytes
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -102,6 +103,7 @@ class Source:
         hasher.update(b"" if self.labels is None else self.labels.astype("<i8").tobytes())
         for name in sorted(self.targets):
             hasher.update(name.encode() + self.targets[name].digest())
+        hasher.update(self.seal.encode())
         return hasher.hexdigest()
 
     def labels_present(self) -> list[int]:

@@ -217,4 +217,4 @@ def _held(address: str, tables: Sequence[Table], chosen: Sequence[Roles], told: 
     else:
         held = lines.together([table.held(roles["base64"]) for table, roles in zip(texts, chosen, strict=True)])
     told = replace(told, notes=[*told.notes, *held.notes])
-    return told.listing(address, held.reader, ids, held.sizes, held.chunks)
+    return replace(told.listing(address, held.reader, ids, held.sizes, held.chunks), seal=held.seal)

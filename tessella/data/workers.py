@@ -330,8 +330,8 @@ class _Work:
                 room.begin()
                 room.give_back(asked.returned)
                 self._answer(asked, room)
-        except (EOFError, OSError):
-            return  # the main process has ended
+        except (EOFError, OSError, _Leave):
+            return  # the main process has ended, or wants no more
 
     def _next(self) -> _Ask | None:
         while not self.pipe.poll(LOOK):

@@ -35,7 +35,8 @@ class Prediction:
 
     def __str__(self) -> str:
         told = ", ".join(f"{n} {100 * p:.1f} %" for n, p in zip(self.names, self.probabilities, strict=True))
-        return f"{self.id}: {told}"
+        name = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in self.id)
+        return f"{name}: {told}"  # a name with a line break must not look like an answer
 
 
 class Model:

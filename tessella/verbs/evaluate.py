@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json as _json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..config import decode, override, read_plain
 from ..data.loader import Pictures, once
 from ..data.open import open_labelled
 from ..data.quarantine import Quarantine
+from ..data.source import DataConfig
 from ..errors import BadInput
 from ..metrics.accuracy import per_class, summary
 from ..metrics.predictions import Predictions, fill
@@ -60,12 +63,19 @@ class Evaluation:
 
 
 def evaluate(
-    source: str | Path, data: str | Path, *, like: str | None = None, reading: Reading | None = None
+    source: str | Path,
+    data: str | Path,
+    *,
+    like: str | None = None,
+    reading: Reading | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Evaluation:
-    """Classes of the folder are matched to the model's by name; an unknown one is an error."""
+    """Classes of the data are matched to the model's by name; an unknown one is an error. `settings` are those of the
+    data, by dotted name ({"data.label": "species"}); what a run was trained with holds unless another is given."""
     reading = reading or Reading()
+    how = _how(Path(source), str(data), settings or {})
     model = load(source, like, choose.device(reading.device)[0])
-    labelled = open_labelled(data, model.classes)
+    labelled = open_labelled(how.path, model.classes, how)
     pictures = Pictures(labelled.source, model.preprocess)
     bad = Quarantine(None, len(labelled.source), reading.max_bad, "given")
 
@@ -76,3 +86,19 @@ def evaluate(
 
     found = fill(infer, once(pictures, reading.batch, reading.workers, quarantine=bad))
     return Evaluation(summary(found), per_class(found, model.classes), found, tuple(labelled.notes), bad.reasons)
+
+
+COLUMNS = ("kind", "image", "label", "split", "cache")  # what says how data is read, not which
+
+
+def _how(source: Path, data: str, settings: Mapping[str, Any]) -> DataConfig:
+    for key in settings:
+        if key not in {f"data.{name}" for name in COLUMNS}:
+            known = ", ".join(f"data.{name}" for name in COLUMNS)
+            raise BadInput(f"{key} is no setting of evaluate; there are {known}")
+    start = DataConfig(path=data)
+    if (source / "run.json").is_file():
+        trained = decode(DataConfig, read_plain(source / "run.json")["run"]["data"], f"{source / 'run.json'}: run.data")
+        same = {name: getattr(trained, name) for name in ("image", "label", "split", "cache")}
+        start = replace(start, **same)
+    return override(start, [{key.removeprefix("data."): value for key, value in settings.items()}])[0]

@@ -181,6 +181,8 @@ def _new_folder(run: Run) -> Path:
         raise BadInput(f"{run.folder} lies in the data folder {data}, which is only read; set --folder elsewhere")
 
     def make() -> str:
+        if run.name and (Path(run.name).name != run.name or run.name in (".", "..")):
+            raise BadInput(f"--name {run.name} is no name of a folder inside {run.folder}; leave out slashes")
         name = run.name or stem(run.data.path)
         for number in range(1, 100_000):
             folder = Path(run.folder) / (name if run.name else f"{name}-{number}")

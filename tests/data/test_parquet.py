@@ -209,10 +209,25 @@ def test_a_parquet_file_that_broke_later(tmp_path: Path) -> None:
     listing = opened(hf_parquet(tmp_path / "t.parquet", packed(40)))
     data = bytearray((tmp_path / "t.parquet").read_bytes())
     data[4:200] = bytes(196)
+    when = (tmp_path / "t.parquet").stat()
     (tmp_path / "t.parquet").write_bytes(bytes(data))
+    os.utime(tmp_path / "t.parquet", ns=(when.st_atime_ns, when.st_mtime_ns))  # a disk that forgets, not a person
     with pytest.raises(BadInput, match=r"t\.parquet: row group 0 cannot be read") as caught:
         listing.reader.read(0)
     assert "\n" not in str(caught.value)
+
+
+def test_another_file_in_its_place_is_no_longer_the_data(tmp_path: Path) -> None:
+    """Else its pictures would come under the labels of the first."""
+    rows = packed(40)
+    listing = opened(hf_parquet(tmp_path / "t.parquet", rows))
+    turned = [row | {"image": rows[i - 1]["image"]} for i, row in enumerate(rows)]
+    hf_parquet(tmp_path / "t.parquet", turned)
+    with pytest.raises(BadInput, match="changed on disk"):
+        listing.reader.read(0)
+    assert opened(tmp_path / "t.parquet").seal != listing.seal, "a resumed run sees it too"
+    hf_parquet(tmp_path / "t.parquet", rows)
+    assert opened(tmp_path / "t.parquet").seal == listing.seal
 
 
 def test_numbers_that_no_class_has(tmp_path: Path) -> None:
