@@ -127,9 +127,7 @@ def evaluate(
     allowed = {} if max_bad is None else {"max_bad": max_bad}
     second, files, settings = sort_words(words or [])
     if second is not None or files:
-        raise BadInput(
-            f"evaluate takes one model and one data set, and {second or files[0]!r} is neither; leave it out"
-        )
+        raise BadInput(f"evaluate takes one model and one data set; leave {second or files[0]!r} out")
     reading = Reading(batch=batch, workers=workers, device=device, **allowed)
     verb(source, data, like=like, reading=reading, settings=settings).tell(json)
 

@@ -78,6 +78,26 @@ def test_table_names_and_resume(photos: Path, tmp_path: Path) -> None:
     assert again.code == 0, again.err
 
 
+def test_evaluate_reads_the_columns_that_training_read(photos: Path, tmp_path: Path) -> None:
+    with open("odd.csv", "w", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(["file", "wibble", "other"])
+        out.writerows([p, p.parent.name, "same"] for p in sorted((photos / "train").rglob("*.png")))
+    assert commands.run("train", "odd.csv", "--data.label", "wibble", *words(QUICK)).code == 0
+    done = commands.run("evaluate", "runs/odd-1", "odd.csv", "--json", "--workers", "0", "--device", "cpu")
+    assert done.code == 0 and '"pictures": 24' in done.out, done.err
+    other = commands.run("evaluate", "runs/odd-1", "odd.csv", "--data.label", "other", "--workers", "0")
+    assert other.code == 2 and "unknown class 'same'" in other.err
+    wrong = commands.run("evaluate", "runs/odd-1", "odd.csv", "--data.path", "x")
+    assert wrong.code == 2 and "no setting of evaluate" in wrong.err
+
+
+def test_a_name_stays_inside_its_folder(photos: Path) -> None:
+    for name in ("../esc", "a/b", ".."):
+        done = commands.run("train", photos, *words(QUICK), "--name", name)
+        assert done.code == 2 and "no name of a folder" in done.err and not Path("esc").exists()
+
+
 def test_shards_by_pattern(photos: Path) -> None:
     done = commands.run("train", shards(photos), "--data.validation", photos, *words(QUICK))
     assert done.code == 0 and "24 training and 9 held-out" in done.err, done.err
