@@ -33,6 +33,7 @@ from tessella.verbs.check import CheckConfig, check, embeddings
 
 Pair = tuple[str, str]
 KINDS = ("resized", "saved", "trimmed", "resized, saved", "trimmed, saved", "trimmed, resized", "all three")
+SHARED = record.ROOT.parent / "shared" / "data"
 SHARE, TRIM = 0.02, 0.05  # copies planted, of all pictures; what a trimmed copy loses of each side
 
 NATURAL: tuple[Pair, ...] = (
@@ -312,17 +313,20 @@ def broken(photos: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = record.parser(__doc__)
-    parser.add_argument("data", type=Path, help="flowers128.tar")
-    parser.add_argument("--weights", type=Path, default=None, help="DeiT-tiny; without it no labels are flipped")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--data", type=Path, default=SHARED / "flowers128" / "flowers128.tar")
+    parser.add_argument("--weights", type=Path, default=SHARED / "weights" / "deit_tiny_patch16_224_lnq8.safetensors")
+    parser.add_argument("--no-labels", action="store_true", help="leave out what needs the weights and minutes")
+    parser.add_argument("--seeds", type=int, default=5, help="of the copies; labels are flipped four times as often")
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
     set_num_threads(asked.threads)
+    if not asked.data.is_file():
+        raise SystemExit(f"{asked.data} is not there; give --data flowers128.tar")
     with tempfile.TemporaryDirectory(prefix="planted-") as folder:
         names = unpack(asked.data, Path(folder))
         photos = Path(folder) / "photos"
         rows = duplicates(photos, asked.seeds)
-        flipped = labels(photos, asked.weights, asked.seeds) if asked.weights else []
+        flipped = [] if asked.no_labels else labels(photos, asked.weights, 4 * asked.seeds)
         torn = broken(photos)
     figures = summed(rows, flipped, torn) | {"pictures": len(names), "threads": asked.threads}
     tell(figures)
@@ -364,7 +368,7 @@ def tell(figures: dict[str, Any]) -> None:
     torn = figures["corrupt"]
     print(f"corrupt: {torn['named']} of {torn['planted']} named; missed {torn['missed']}, others {torn['others']}")
     if figures["labels"]:
-        print("flipped labels in the worst tenth: " + ", ".join(f"{share:.1%}" for share in figures["labels"]))
+        print("flipped labels in the worst tenth: " + ", ".join(f"{share:.1%}" for share in sorted(figures["labels"])))
     record.show(figures["verdicts"])
 
 
