@@ -119,7 +119,7 @@ def ours(options: Options, gate: Gate, compiled: bool = False) -> None:
     import torch
 
     from tessella.card import Preprocess
-    from tessella.data.finish import Finish
+    from tessella.data.pixels.finish import Finish
     from tessella.models.classifier import Classifier
     from tessella.objectives.classify import Classify, ClassifyConfig
     from tessella.training import Job, TrainConfig, train

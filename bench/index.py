@@ -46,7 +46,7 @@ def index(root: str) -> dict[str, Any]:
     """In a process of its own: peak memory is that of indexing, with Python and numpy, before torch."""
     import resource
 
-    from tessella.data.open import open_data
+    from tessella.data.origins.open import open_data
     from tessella.data.source import DataConfig
 
     began = time.perf_counter()
@@ -63,8 +63,8 @@ def index(root: str) -> dict[str, Any]:
 def second(root: str, workers: int) -> dict[str, Any]:
     """The gap between the passes, over real batches of the loader."""
     from tessella.card import Preprocess
-    from tessella.data.loader import Loader, LoaderConfig, Pictures
-    from tessella.data.open import open_data
+    from tessella.data.loading.loader import Loader, LoaderConfig, Pictures
+    from tessella.data.origins.open import open_data
     from tessella.data.source import DataConfig
 
     train = open_data(DataConfig(path=root)).train

@@ -99,7 +99,7 @@ def v1(folder: Path, batch: int, filter: str) -> Iterator[Any]:
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import InterpolationMode
 
-    from tessella.data.augment import AugmentConfig
+    from tessella.data.pixels.augment import AugmentConfig
 
     same = AugmentConfig()
     steps = [
@@ -124,7 +124,7 @@ def v2(folder: Path, batch: int, filter: str) -> Iterator[Any]:
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms import v2 as transforms
 
-    from tessella.data.augment import AugmentConfig
+    from tessella.data.pixels.augment import AugmentConfig
 
     same = AugmentConfig()
     crop = transforms.RandomResizedCrop(SIDE, same.scale, same.ratio, InterpolationMode(filter), antialias=True)
@@ -135,9 +135,9 @@ def v2(folder: Path, batch: int, filter: str) -> Iterator[Any]:
 
 def pictures(folder: Path, filter: str, decode: str, augmented: bool) -> Any:
     from tessella.card import Preprocess
-    from tessella.data.augment import AugmentConfig
-    from tessella.data.folder import open_pictures
-    from tessella.data.pictures import Pictures
+    from tessella.data.loading.pictures import Pictures
+    from tessella.data.origins.folder import open_pictures
+    from tessella.data.pixels.augment import AugmentConfig
 
     card: Any = {"interpolation": filter, "decode": decode}
     preprocess = Preprocess(size=(SIDE, SIDE), crop=1.0 if augmented else 0.9, mean=MEAN, std=STD, **card)
@@ -145,8 +145,8 @@ def pictures(folder: Path, filter: str, decode: str, augmented: bool) -> Any:
 
 
 def ours(folder: Path, batch: int, filter: str, decode: str = "scaled") -> Iterator[Any]:
-    from tessella.data.finish import Finish
-    from tessella.data.loader import Loader, LoaderConfig
+    from tessella.data.loading.loader import Loader, LoaderConfig
+    from tessella.data.pixels.finish import Finish
 
     dataset = pictures(folder, filter, decode, True)
     finish = Finish(dataset.preprocess)
@@ -215,8 +215,8 @@ def feed(folder: Path, photos: Photos, seconds: float, workers: int) -> dict[str
     import torch
 
     from tessella.config import encode
-    from tessella.data.finish import Finish
-    from tessella.data.loader import Loader, LoaderConfig
+    from tessella.data.loading.loader import Loader, LoaderConfig
+    from tessella.data.pixels.finish import Finish
     from tessella.models.build import network
     from tessella.models.presets import classifier
 

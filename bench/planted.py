@@ -25,8 +25,8 @@ import record
 from PIL import Image
 from torch import set_num_threads
 
-from tessella.data.noise import doubt
-from tessella.data.open import open_splits
+from tessella.data.checks.noise import doubt
+from tessella.data.origins.open import open_splits
 from tessella.data.source import DataConfig
 from tessella.runtime.load import load
 from tessella.verbs.check import CheckConfig, check, embeddings
@@ -288,7 +288,7 @@ def labels(photos: Path, weights: Path, seeds: int) -> list[float]:
 def deep(model: Any, source: Any) -> Any:
     import torch
 
-    from tessella.data.loader import Pictures, once
+    from tessella.data.loading.loader import Pictures, once
 
     out = []
     for batch in once(Pictures(source, model.preprocess), 64):

@@ -77,7 +77,7 @@ def webdataset(given: Shards) -> Iterator[Any]:
     from torchvision import transforms
     from torchvision.transforms import InterpolationMode
 
-    from tessella.data.augment import AugmentConfig
+    from tessella.data.pixels.augment import AugmentConfig
 
     same = AugmentConfig()
     view = transforms.Compose(
@@ -97,7 +97,7 @@ def webdataset_v2(given: Shards) -> Iterator[Any]:
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms import v2 as transforms
 
-    from tessella.data.augment import AugmentConfig
+    from tessella.data.pixels.augment import AugmentConfig
 
     same = AugmentConfig()
     crop = transforms.RandomResizedCrop(SIDE, same.scale, same.ratio, InterpolationMode(given.filter), antialias=True)
@@ -112,11 +112,11 @@ def webdataset_v2(given: Shards) -> Iterator[Any]:
 
 def ours(given: Shards) -> Iterator[Any]:
     from tessella.card import Preprocess
-    from tessella.data.augment import AugmentConfig
-    from tessella.data.finish import Finish
-    from tessella.data.loader import Loader, LoaderConfig
-    from tessella.data.open import open_data
-    from tessella.data.pictures import Pictures
+    from tessella.data.loading.loader import Loader, LoaderConfig
+    from tessella.data.loading.pictures import Pictures
+    from tessella.data.origins.open import open_data
+    from tessella.data.pixels.augment import AugmentConfig
+    from tessella.data.pixels.finish import Finish
     from tessella.data.source import DataConfig
 
     card: Any = {"interpolation": given.filter}

@@ -46,7 +46,7 @@ def write_pictures(folder: Path, each: int) -> None:
     """Some of the bundled pictures, one folder a class."""
     from PIL import Image
 
-    from tessella.data.demo import CLASSES, pixels
+    from tessella.data.origins.demo import CLASSES, pixels
 
     for split, by_class in pixels().items():
         for name, pictures in zip(CLASSES, by_class, strict=True):

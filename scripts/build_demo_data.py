@@ -2,7 +2,7 @@
 
     python scripts/build_demo_data.py FOLDER_WITH_THE_FOUR_IDX_GZ_FILES
 
-Prints the sha256 that tessella/data/demo.py must state. The same files give the same bytes.
+Prints the sha256 that tessella/data/origins/demo.py must state. The same files give the same bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tessella.data import demo
+from tessella.data.origins import demo
 
 NAMES = {"train": "train", "test": "t10k"}
 LIMIT = 6_000_000  # bytes of everything in the bundle

@@ -17,11 +17,11 @@ from torch import Tensor
 from . import __version__, parallel
 from .card import Card, Head, Preprocess, Resize
 from .config import encode, flatten
-from .data.finish import Finish
-from .data.loader import Loader, LoaderConfig, Pictures, default_workers, once
-from .data.quarantine import Quarantine
+from .data.checks.statistics import measured
+from .data.loading.loader import Loader, LoaderConfig, Pictures, default_workers, once
+from .data.loading.quarantine import Quarantine
+from .data.pixels.finish import Finish
 from .data.source import DataConfig, Source, Splits
-from .data.statistics import measured
 from .errors import BadInput
 from .metrics.accuracy import summary
 from .metrics.predictions import fill

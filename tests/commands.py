@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 
 from tessella import cli
-from tessella.data import loader
-from tessella.data.scenes import SHAPES, ScenesConfig, scene
+from tessella.data.loading import loader
+from tessella.data.origins.scenes import SHAPES, ScenesConfig, scene
 
 VERBS = tuple(f"tessella.verbs.{name}" for name in ("train", "evaluate", "predict", "listing", "doctor", "demo"))
 for _name in (*VERBS, "torch._dynamo", "torchvision.transforms.v2"):

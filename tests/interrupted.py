@@ -22,7 +22,7 @@ import commands
 import deaths
 from commands import DISTURBED, Done, Started, files_of, hash_of, photos, temporary_files_in, wait_for, words
 
-from tessella.data import pictures
+from tessella.data.loading import pictures
 from tessella.errors import BadInput
 from tessella.runtime.load import load
 from tessella.training import state

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from tessella.data import shared
-from tessella.data.order import Key
-from tessella.data.samples import Batch, Spot
+from tessella.data.loading import shared
+from tessella.data.loading.order import Key
+from tessella.data.loading.samples import Batch, Spot
 
 
 @dataclass

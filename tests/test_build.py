@@ -13,7 +13,7 @@ import torch
 from tessella import build, parallel
 from tessella.build import Run, derive, identity
 from tessella.config import encode, flatten
-from tessella.data.open import open_data
+from tessella.data.origins.open import open_data
 from tessella.data.source import DataConfig, Splits
 from tessella.errors import BadInput
 from tessella.models.presets import classifier

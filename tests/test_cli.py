@@ -17,7 +17,7 @@ from commands import TINY, Done, World, words
 
 from tessella import cli, durable
 from tessella.config import parse_value
-from tessella.data.scenes import SHAPES
+from tessella.data.origins.scenes import SHAPES
 from tessella.errors import BadInput
 
 FILLED = words(TINY)

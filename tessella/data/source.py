@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadInput
-from .augment import AugmentConfig
-from .mix import MixConfig
 from .names import Names
+from .pixels.augment import AugmentConfig
+from .pixels.mix import MixConfig
 
 Rows = NDArray[np.int64]
 Labels = NDArray[np.int64]
@@ -27,7 +27,7 @@ Labels = NDArray[np.int64]
 class DataConfig:
     """Which pictures, and how they are fed."""
 
-    path: str  # folder, archive, shards, table, name of a known set, or hf:owner/name: see data/open.py
+    path: str  # folder, archive, shards, table, name of a known set, or hf:owner/name: see data/origins/open.py
     kind: Literal["auto", "coco", "voc", "yolo", "masks"] = "auto"  # auto: by the address and what lies there
     image: str | None = None  # of a table: the column with the file's name or bytes; None: found by its name
     label: str | None = None  # of a table: the column with the class; of tar shards: the suffix or JSON key

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..build import Run
-from ..data.augment import AugmentConfig
+from ..data.pixels.augment import AugmentConfig
 from ..data.source import DataConfig
 from ..models.presets import classifier
 from ..objectives.classify import ClassifyConfig

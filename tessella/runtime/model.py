@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ..card import Card, Preprocess
-from ..data.finish import Finish
-from ..data.quarantine import Bad
-from ..data.transforms import prepare
+from ..data.loading.quarantine import Bad
+from ..data.pixels.finish import Finish
+from ..data.pixels.transforms import prepare
 from ..errors import BadInput
 from ..models.classifier import Classifier
 

@@ -1,7 +1,7 @@
 """`check`: what is wrong or odd about a data set, before anything is trained on it. Reads only.
 
-Each picture is read and decoded once (`data/inspection.py`); the rest compares what came back. The result is one plain
-dict, which docs/verbs/check.md describes; the table, the JSON and the page are three ways to show it.
+Each picture is read and decoded once (`data/checks/inspection.py`); the rest compares what came back. The result is one
+plain dict, which docs/verbs/check.md describes; the table, the JSON and the page are three ways to show it.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from PIL import Image
 from torch import Tensor
 
 from .. import __version__, durable
-from ..data.balance import advise
-from ..data.decode import decode, header
-from ..data.duplicates import MatchConfig, nearest, unit
-from ..data.folder import FolderReader
-from ..data.inspection import inspect, table
-from ..data.loader import Pictures, once
-from ..data.noise import doubt
-from ..data.open import open_splits
-from ..data.overlap import KINDS, Index, Whole, described, files_of, matches, sets_of, shared
-from ..data.quarantine import Quarantine
+from ..data.checks.balance import advise
+from ..data.checks.duplicates import MatchConfig, nearest, unit
+from ..data.checks.inspection import inspect, table
+from ..data.checks.noise import doubt
+from ..data.checks.overlap import KINDS, Index, Whole, described, files_of, matches, sets_of, shared
+from ..data.checks.survey import facts
+from ..data.loading.loader import Pictures, once
+from ..data.loading.quarantine import Quarantine
+from ..data.origins.folder import FolderReader
+from ..data.origins.open import open_splits
+from ..data.pixels.decode import decode, header
 from ..data.source import DataConfig, Source
-from ..data.survey import facts
 from ..errors import BadInput
 from ..models.classifier import Classifier
 from ..report.check import summary, text

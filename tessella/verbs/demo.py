@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from ..data.demo import unpack
+from ..data.origins.demo import unpack
 
 
 def demo(folder: str | Path = "demo", *, only_unpack: bool = False) -> None:

@@ -93,7 +93,7 @@ def _decode_speed(seconds: float = 0.5) -> float:
     import numpy as np
     from PIL import Image
 
-    from ..data.decode import decode
+    from ..data.pixels.decode import decode
 
     ramp = np.linspace(0, 255, 500 * 375 * 3).reshape(375, 500, 3).astype(np.uint8)
     held = io.BytesIO()

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from ..config import decode, override, read_plain
-from ..data.loader import Pictures, once
-from ..data.open import open_labelled
-from ..data.quarantine import Quarantine
+from ..data.loading.loader import Pictures, once
+from ..data.loading.quarantine import Quarantine
+from ..data.origins.open import open_labelled
 from ..data.source import DataConfig
 from ..errors import BadInput
 from ..metrics.accuracy import per_class, summary

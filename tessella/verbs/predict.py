@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.folder import open_pictures
-from ..data.quarantine import Bad
+from ..data.loading.quarantine import Bad
+from ..data.origins.folder import open_pictures
 from ..errors import BadInput
 from ..runtime.load import load
 from ..runtime.model import Prediction

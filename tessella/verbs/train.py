@@ -16,9 +16,9 @@ import torch
 from .. import __version__, build, parallel
 from ..build import Choices, Run
 from ..config import TAG, decode, encode, flatten, nearest, override, read_plain
-from ..data.open import absolute, is_local, open_data, stem
+from ..data.checks.survey import median_side
+from ..data.origins.open import absolute, is_local, open_data, stem
 from ..data.source import Splits
-from ..data.survey import median_side
 from ..durable import hold, remove_folder, write_file
 from ..errors import BadInput
 from ..models.presets import PRESETS, classifier

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from tessella.config import decode, encode
-from tessella.data.folder import FolderReader, open_folder, open_labelled, open_pictures
 from tessella.data.names import Names
-from tessella.data.open import open_data, open_splits
+from tessella.data.origins.folder import FolderReader, open_folder, open_labelled, open_pictures
+from tessella.data.origins.open import open_data, open_splits
 from tessella.data.source import DataConfig, Source, split
 from tessella.errors import BadInput
 

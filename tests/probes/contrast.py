@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tessella import parallel
-from tessella.data.scenes import VOCABULARY, ScenesConfig, scene_batches
+from tessella.data.origins.scenes import VOCABULARY, ScenesConfig, scene_batches
 from tessella.errors import BadInput
 from tessella.models.vit import ViT, ViTConfig
 from tessella.objectives.objective import Batch, Losses, Metrics, Objective

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tessella import parallel
-from tessella.data.scenes import ScenesConfig, scene_batch
-from tessella.data.seeded import generator
+from tessella.data.loading.seeded import generator
+from tessella.data.origins.scenes import ScenesConfig, scene_batch
 from tessella.errors import TessellaError
 from tessella.models.vit import ViT, ViTConfig
 from tessella.objectives.objective import Batch, Losses, Metrics, Objective

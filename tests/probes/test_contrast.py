@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from probes.contrast import PAIRS, SCENES, Contrast, Floats, Pairs, fresh, gradients, in_ranks, learn
-from tessella.data.scenes import scene_batch
+from tessella.data.origins.scenes import scene_batch
 from tessella.errors import BadInput
 from tessella.objectives.objective import Batch
 

@@ -20,8 +20,8 @@ from probes import detection
 from probes.detection import GIOU, L1, NOTHING, Detect, Detector, found
 from tessella import parallel
 from tessella.card import Preprocess
-from tessella.data.finish import Finish
-from tessella.data.scenes import ScenesConfig, scene_batch, scene_batches
+from tessella.data.origins.scenes import ScenesConfig, scene_batch, scene_batches
+from tessella.data.pixels.finish import Finish
 from tessella.errors import BadInput, Diverged
 from tessella.objectives.objective import Batch, Losses, Metrics
 from tessella.training import Job, TrainConfig, train

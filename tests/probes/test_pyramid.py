@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from probes.pyramid import Pyramid, Segment, Segmenter, accuracy
 from tessella import parallel
 from tessella.card import Preprocess
-from tessella.data.finish import Finish
-from tessella.data.scenes import ScenesConfig, scene_batch, scene_batches
+from tessella.data.origins.scenes import ScenesConfig, scene_batch, scene_batches
+from tessella.data.pixels.finish import Finish
 from tessella.errors import BadInput
 from tessella.models.classifier import Classifier, ClassifierConfig
 from tessella.models.vit import ViTConfig

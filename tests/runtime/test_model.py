@@ -15,8 +15,8 @@ from commands import TINY, World
 
 import tessella as ts
 from tessella.card import Preprocess
-from tessella.data.decode import decode
-from tessella.data.transforms import evaluation_pixels, prepare
+from tessella.data.pixels.decode import decode
+from tessella.data.pixels.transforms import evaluation_pixels, prepare
 from tessella.errors import BadInput
 from tessella.runtime import model as runtime_model
 from tessella.runtime.load import load

@@ -174,7 +174,7 @@ def test_with_a_model(world: World, tmp_path: Path) -> None:
 def test_embeddings_are_the_models_own(world: World) -> None:
     import torch
 
-    from tessella.data.transforms import prepare
+    from tessella.data.pixels.transforms import prepare
     from tessella.verbs.check import embeddings
 
     model = ts.load(world.run)

@@ -83,7 +83,7 @@ def test_what_the_person_chose_is_not_called_chosen(world: World) -> None:
 def test_recipe_and_architecture_follow_the_pictures(
     side: int, model: str | None, expected: tuple[str, int], tmp_path: Path
 ) -> None:
-    from tessella.data.open import open_data
+    from tessella.data.origins.open import open_data
     from tessella.data.source import DataConfig
     from tessella.models.presets import PRESETS
     from tessella.recipes.compact import compact

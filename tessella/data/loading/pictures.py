@@ -1,0 +1,130 @@
+"""A source's pictures as samples: read, decoded, brought to the card's size, and put together to batches."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...card import Preprocess
+from ...errors import BadInput
+from ..pixels.augment import AugmentConfig, augment, augment_followed, stacked
+from ..pixels.decode import header
+from ..pixels.geometry import Geometry, evaluation_geometry
+from ..pixels.mix import MixConfig, mixed
+from ..pixels.transforms import prepare
+from ..source import Source
+from .following import PLACED, follow
+from .order import Key
+from .samples import Batch, Spot
+from .seeded import generator
+from .shared import empty
+
+LOOKS = 9  # headers looked at for advice
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """With `augment` a new random view in every epoch, without it exactly what evaluation sees."""
+
+    source: Source
+    preprocess: Preprocess
+    augment: AugmentConfig | None = None
+    seed: int = 0  # of the augmentation and of mixing
+    mix: MixConfig | None = None
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        return self.source.labels
+
+    @property
+    def chunks(self) -> NDArray[np.int64] | None:
+        return self.source.chunks
+
+    @property
+    def paired(self) -> bool:
+        return self.mix is not None
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def name(self, sample: int) -> str:
+        return self.source.ids[sample]
+
+    def megapixels(self) -> float | None:
+        """The median of a few, by their headers."""
+        sizes = []
+        for i in range(0, len(self), max(1, len(self) // LOOKS)):
+            with contextlib.suppress(BadInput):
+                found = header(self.source.read(i), self.source.ids[i])
+                sizes.append(found.height * found.width / 1e6)
+        return median(sizes) if sizes else None
+
+    def ready(self) -> None:
+        """Imports that take a second, and a fork then has."""
+        if self.augment is not None:
+            importlib.import_module("torchvision.transforms.v2.functional")
+
+    def sample(self, key: Key) -> dict[str, Any]:
+        """Leaves beside `ids` and `image`: `label`, and the source's other targets by their names (see `follow`)."""
+        name, source = self.source.ids[key.sample], self.source
+        data = source.read(key.sample)
+        values = {kind: column[key.sample] for kind, column in source.targets.items()}
+        out: dict[str, Any] = {"ids": name}
+        if PLACED & values.keys():
+            out["image"], geometry = self._followed(data, key, name)
+            values = follow(values, geometry, header(data, name), name)
+        else:
+            out["image"] = self._view(data, key, name)
+        if source.labels is not None:
+            out["label"] = int(source.labels[key.sample])
+        return out | values
+
+    def _view(self, data: bytes, key: Key, name: str) -> Tensor:
+        if self.augment is None:
+            return prepare(data, self.preprocess, name)
+        return augment(data, self.augment, self.preprocess, self._draws(key, name), name)
+
+    def _followed(self, data: bytes, key: Key, name: str) -> tuple[Tensor, Geometry]:
+        """The same view, and where its pixels come from."""
+        if self.augment is not None:
+            return augment_followed(data, self.augment, self.preprocess, self._draws(key, name), name)
+        full = header(data, name)
+        return prepare(data, self.preprocess, name), evaluation_geometry((full.height, full.width), self.preprocess)
+
+    def _draws(self, key: Key, name: str) -> np.random.Generator:
+        turn = (key.turn,) if key.turn else ()  # the first is drawn as it always was
+        return generator(self.seed, key.epoch, name, *turn)
+
+    def collate(self, samples: Sequence[dict[str, Any]], spots: Sequence[Spot]) -> Batch:
+        """Pictures, labels and masks become tensors, other targets lists: those of two pictures may differ in size."""
+        batch: Batch = {"ids": [s["ids"] for s in samples], "image": self._stack([s["image"] for s in samples])}
+        if self.source.labels is not None:
+            batch["label"] = torch.tensor([s["label"] for s in samples], dtype=torch.int64)
+        for name in self.source.targets:
+            values = [s[name] for s in samples if name in s]
+            if name == "mask":
+                batch[name] = (
+                    torch.stack(values) if values else torch.empty(0, *self.preprocess.size, dtype=torch.uint8)
+                )
+            elif len(values) == len(samples):  # `size` is gone by now
+                batch[name] = values
+        if self.mix is not None:
+            keys = [spot.key for spot in spots]
+            epochs, turns = [key.epoch for key in keys], [key.turn for key in keys]
+            batch = mixed(batch, [spot.position for spot in spots], epochs, self.mix, self.seed, turns)
+        return batch
+
+    def _stack(self, images: list[Tensor]) -> Tensor:
+        if not images:
+            kinds = {"uint8": torch.uint8, "uint16": torch.uint16, "float32": torch.float32}
+            return torch.empty((0, self.preprocess.channels, *self.preprocess.size), dtype=kinds[self.preprocess.depth])
+        return stacked(images, None if self.mix is not None else empty)  # mixing makes a copy

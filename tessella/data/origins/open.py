@@ -1,0 +1,178 @@
+"""One address, whatever it names: a folder, an archive, shards, a table, a known set. The only place that chooses."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ...errors import BadInput
+from ..source import DataConfig, Opened, Source, Splits
+from .folder import SUFFIXES, every_folder, open_folder
+from .folder import open_labelled as labelled_folder
+from .listing import Listing, as_it_lies, settle, settle_known
+
+Origin = Literal["folder", "archive", "shards", "table", "hub", "set"]
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.zst")
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+KINDS = (
+    "a folder, a .zip or .tar, shards/{000..099}.tar, a .csv, .jsonl or .parquet, "
+    "a known set such as cifar10, or hf:owner/name"
+)
+
+
+def origin(address: str) -> Origin:
+    """What kind of thing an address names; a local one must be there."""
+    from .torchvision_sets import NAMES
+
+    lower = address.lower()
+    if lower.startswith("hf:"):
+        return "hub"
+    if "://" in address or "::" in address or (re.search(r"[{*?\[]", address) and not os.path.exists(address)):
+        return "table" if lower.endswith(TABLES) else "shards"
+    if os.path.isdir(address):
+        return "folder"
+    if os.path.isfile(address):
+        if lower.endswith(ARCHIVES):
+            return "archive"
+        if lower.endswith(TABLES):
+            return "table"
+        raise BadInput(f"{address} is a file that holds no data set; give {KINDS}")
+    if lower.split(":")[0] in NAMES:
+        return "set"
+    close = difflib.get_close_matches(lower.split(":")[0], NAMES, 1)
+    raise BadInput(f"{address} is not there{f', did you mean {close[0]}?' if close else ''}; give {KINDS}")
+
+
+def open_data(cfg: DataConfig) -> Splits:
+    """What a training run reads."""
+    listing = _listing(cfg)
+    if listing is None:
+        if cfg.validation is None or _listing(replace(cfg, path=cfg.validation)) is None:
+            return open_folder(cfg.path, validation=cfg.validation, val_share=cfg.val_share, seed=cfg.seed)
+        splits = open_folder(cfg.path, val_share=0)
+    else:
+        splits = settle(listing, cfg)
+    if cfg.validation is None:
+        return splits
+    val, notes = open_labelled(cfg.validation, splits.classes, cfg)
+    told = [note for note in splits.notes if "val_share" not in note]
+    if absolute(cfg.validation) == absolute(cfg.path) and np.isin(val.rows, splits.train.rows).any():
+        told.append(f"validation is the training data itself ({cfg.path}): its figures will flatter")
+    return Splits(splits.train, val, splits.classes, told + notes)
+
+
+def open_labelled(address: str | Path, classes: Sequence[str], cfg: DataConfig | None = None) -> Opened:
+    """What a network with these classes is evaluated on: the validation part where there is one, labels by name."""
+    at = os.fspath(address)
+    listing = _listing(replace(cfg or DataConfig(path=at), path=at))
+    return labelled_folder(at, classes) if listing is None else settle_known(listing, classes)
+
+
+def open_splits(cfg: DataConfig) -> tuple[dict[str, Source], tuple[str, ...], list[str]]:
+    """All parts by the name that they have there, none made, none left out; classes of all; what should be known."""
+    listing = _listing(cfg)
+    return every_folder(cfg.path) if listing is None else as_it_lies(listing)
+
+
+def _listing(cfg: DataConfig) -> Listing | None:
+    """None for class folders, which are read by folder.py directly."""
+    if cfg.kind != "auto":
+        return _of_kind(cfg)
+    match origin(cfg.path):
+        case "folder":
+            return _in_folder(cfg)
+        case "archive":
+            from .archive import open_archive
+
+            return open_archive(cfg.path, cfg)
+        case "shards":
+            from .shards import open_shards
+
+            return open_shards(cfg.path, cfg)
+        case "table":
+            from .table import open_table
+
+            return open_table(cfg.path, cfg)
+        case "hub":
+            from .hub import open_hub
+
+            return open_hub(cfg.path, cfg)
+        case "set":
+            from .torchvision_sets import open_set
+
+            return open_set(cfg.path, cfg)
+
+
+def _of_kind(cfg: DataConfig) -> Listing:
+    """Where the user says what it is."""
+    match cfg.kind:
+        case "coco":
+            from .coco import open_coco
+
+            return open_coco(cfg.path, cfg)
+        case "voc":
+            from .voc import open_voc
+
+            return open_voc(cfg.path, cfg)
+        case "masks":
+            from .masks import open_masks
+
+            return open_masks(cfg.path, cfg)
+        case "yolo":
+            from .yolo import open_yolo
+
+            return open_yolo(cfg.path, cfg)
+        case "auto":
+            raise AssertionError("the caller looks at the address")
+
+
+def _in_folder(cfg: DataConfig) -> Listing | None:
+    """A folder may hold a table beside loose pictures, or shards."""
+    from .table import open_table, table_in
+
+    table = table_in(cfg.path)
+    if table is not None:
+        listing = open_table(table, cfg)
+        return replace(listing, notes=[f"read by the table in it, {os.path.basename(table)}", *listing.notes])
+    with os.scandir(cfg.path) as entries:
+        plain = [e.name.lower() for e in entries if not e.name.startswith(".")]
+    suffixes = {os.path.splitext(name)[1] for name in plain}
+    if ".tar" in suffixes and not suffixes & ({""} | SUFFIXES):
+        from .shards import open_shards
+
+        return open_shards(os.path.join(glob.escape(cfg.path), "*.tar"), cfg)
+    return None
+
+
+def absolute(address: str | Path) -> str:
+    """The same address from any working folder."""
+    given = os.fspath(address)
+    if given.lower().startswith("hf:"):
+        return f"hf:{os.path.abspath(given[3:])}" if os.path.exists(given[3:]) else given
+    if "://" in given or "::" in given:
+        return given
+    from .torchvision_sets import NAMES
+
+    return given if not os.path.exists(given) and given.lower().split(":")[0] in NAMES else os.path.abspath(given)
+
+
+def is_local(address: str) -> bool:
+    """Whether it is a path of this machine."""
+    return absolute(address) != address or os.path.isabs(address)
+
+
+def stem(address: str) -> str:
+    """A short name for what lies at an address, fit for a folder: photos.zip is photos, hf:ylecun/mnist is mnist."""
+    last = re.split(r"[/:\\]", re.sub(r"[{*?\[].*", "", address).rstrip("/:\\"))[-1]
+    for suffix in sorted((*ARCHIVES, *TABLES), key=len, reverse=True):
+        last = last.removesuffix(suffix)
+    return re.sub(r"[^\w.-]+", "-", last).strip(".-") or "run"
