@@ -79,7 +79,8 @@ def pair(draw: st.DrawFn) -> tuple[str, str]:
 def there_and_back(there: Callable[[list[str]], dict[str, str]], back: Callable[[list[str]], dict[str, str]]) -> None:
     """For whatever name the table takes."""
 
-    @settings(max_examples=150, deadline=None, phases=[Phase.generate])  # what fails need not be made smaller
+    # Derandomised, else one run in many never draws what the mutation breaks; what fails need not be made smaller.
+    @settings(max_examples=300, deadline=None, phases=[Phase.generate], derandomize=True)
     @given(st.data())
     def check(data: st.DataObject) -> None:
         pairs = data.draw(st.lists(pair(), min_size=1, max_size=3))

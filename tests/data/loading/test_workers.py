@@ -222,7 +222,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_workers_do_not_outlive_a_killed_main_process() -> None:
-    code = ORPHANS.format(folders=[str(p) for p in Path(__file__).parents[:2]])
+    code = ORPHANS.format(folders=[str(p) for p in Path(__file__).parents[:3]])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == -signal.SIGKILL
     pids = [int(pid) for pid in done.stdout.split()]

@@ -450,7 +450,7 @@ def test_a_reader_in_forks_and_fresh_processes(tmp_path: Path) -> None:
         (tmp_path / "reader").write_bytes(pickle.dumps(reader))
         code = "import pickle, sys; print(pickle.load(open('reader', 'rb')).read(5))"
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
-                              env=os.environ | {"PYTHONPATH": str(Path(archive.__file__).parents[2])})  # fmt: skip
+                              env=os.environ | {"PYTHONPATH": str(Path(archive.__file__).parents[3])})  # fmt: skip
         assert done.stdout.strip() == repr(FILES["val/a/2.jpg"])
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tessella.data.origins import demo
+from tessella.data.origins.folder import open_folder
 from tessella.data.pixels.decode import decode
-from tessella.data.source import open_folder
 from tessella.errors import BadInput
 
 
@@ -75,5 +75,5 @@ def test_damaged_bundle_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bundle_is_small_and_its_licence_is_there() -> None:
     bundled = files("tessella.data").joinpath("bundled")
     assert sum(len(f.read_bytes()) for f in bundled.iterdir() if f.is_file()) <= 6_000_000
-    notice = (Path(__file__).parents[2] / "NOTICE").read_text()
+    notice = (Path(__file__).parents[3] / "NOTICE").read_text()
     assert "Copyright (c) 2017 Zalando SE" in notice and "Permission is hereby granted, free of charge" in notice

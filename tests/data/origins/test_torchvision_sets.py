@@ -414,7 +414,7 @@ def test_the_oracle_sees_swapped_labels_and_pixels(tmp_path: Path, any_sum: None
 
 @pytest.fixture(scope="module")
 def fashion(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    repository = Path(__file__).resolve().parents[2]
+    repository = Path(__file__).resolve().parents[3]
     shared = Path(os.environ.get("TESSELLA_SHARED_DATA", repository.parent / "shared" / "data")) / "fashion-mnist"
     if not shared.is_dir():
         pytest.skip("no shared data: set TESSELLA_SHARED_DATA, or put it in shared/data beside the repository")
