@@ -316,7 +316,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=SHARED / "flowers128" / "flowers128.tar")
     parser.add_argument("--weights", type=Path, default=SHARED / "weights" / "deit_tiny_patch16_224_lnq8.safetensors")
     parser.add_argument("--no-labels", action="store_true", help="leave out what needs the weights and minutes")
-    parser.add_argument("--seeds", type=int, default=5, help="of the copies; labels are flipped four times as often")
+    parser.add_argument("--seeds", type=int, default=5, help="of the copies; labels are flipped twice as often")
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
     set_num_threads(asked.threads)
@@ -326,7 +326,7 @@ def main() -> None:
         names = unpack(asked.data, Path(folder))
         photos = Path(folder) / "photos"
         rows = duplicates(photos, asked.seeds)
-        flipped = [] if asked.no_labels else labels(photos, asked.weights, 4 * asked.seeds)
+        flipped = [] if asked.no_labels else labels(photos, asked.weights, 2 * asked.seeds)
         torn = broken(photos)
     figures = summed(rows, flipped, torn) | {"pictures": len(names), "threads": asked.threads}
     tell(figures)
