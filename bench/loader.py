@@ -7,8 +7,8 @@ have no process then. Speed is the median over rounds, a ratio the median of the
 All read the same files, photos of ImageNet resized to two sizes, crop the same shares of the area at the same aspects,
 mirror half of them, and resize by the same filter. `v1` is the classic pipeline on Pillow pictures; `v2` keeps bytes
 and normalises whole batches in the main process, the fastest that torchvision's own pages lead to; `ours` is a training
-run's loader with the card's scaled decoding, `ours_full` the same with every pixel decoded. The worker has a core of its
-own: the main process computes on the others, for all contenders (two threads on two cores take a fifth from it).
+run's loader with the card's scaled decoding, `ours_full` the same with every pixel decoded. The worker has a core of
+its own: the main process computes on the others, for all contenders (two threads on two cores take a fifth from it).
 
 `--feed`: a ViT-T/16 looks at the pictures as in evaluation, two workers decode; the share of time spent waiting.
 """
