@@ -301,13 +301,11 @@ def broken(photos: Path) -> dict[str, Any]:
     planted = corrupt(photos, 0)
     plain = check(photos, CheckConfig(workers=2)).plain
     named = {bad["id"] for part in plain["parts"].values() for bad in part["unreadable"]}
-    damaged = {name for part in plain["parts"].values() for name in part["odd"]["damaged"]}
     return {
         "planted": len(planted),
-        "named": len(planted.keys() & (named | damaged)),
-        "as damaged": len(planted.keys() & damaged),
-        "missed": sorted(how for name, how in planted.items() if name not in named | damaged),
-        "others": sorted((named | damaged) - planted.keys()),
+        "named": len(planted.keys() & named),
+        "missed": sorted(how for name, how in planted.items() if name not in named),
+        "others": sorted(named - planted.keys()),
     }
 
 

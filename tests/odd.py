@@ -194,7 +194,7 @@ def _jpegs() -> Iterator[Odd]:
     yield Odd("grey.jpg", saved(GREY, "JPEG", quality=98), np.repeat(GREY, 3, 2), 4)
     yield Odd("trailing.jpg", plain + b"appended by a camera" * 20, COLOUR, 4)
     yield Odd("unended.jpg", plain.removesuffix(b"\xff\xd9"), COLOUR, 4)
-    yield Odd("extraneous.jpg", plain[:-2] + b"\x11\x22\x33\xff\xd9", COLOUR, 4)
+    yield Odd("extraneous.jpg", plain[:-2] + b"\0\0\0\xff\xd9", COLOUR, 4)
     yield Odd("litter.jpg", plain[:20] + b"\0\0\0" + plain[20:], COLOUR, 4)
     yield Odd("xmp.jpg", _with_xmp(saved(turned(COLOUR, 6), "JPEG", **best), 6), COLOUR, 4)
 

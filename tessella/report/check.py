@@ -9,7 +9,6 @@ Plain = dict[str, Any]
 
 NAMED = 5  # examples of a finding in the terminal; the JSON has them all
 ODD = {  # kinds of pictures, and what training makes of them
-    "damaged": "that decode, but not as they were written: parts of them are grey or noise",
     "rotated": "stored rotated (EXIF); they are turned upright",
     "deep": "with more than 8 bits; the high byte counts unless the model asks for more",
     "float": "of floats, signed or 32-bit numbers; they need preprocess.limits",
@@ -141,7 +140,7 @@ def _examples(plain: Plain, found: Plain) -> list[str]:
             out = [_set(same) for same in plain["same"] if len(same["pictures"]) > len(same["parts"])]
         case "labels":
             out = [f"{d['id']}: {d['class']}, perhaps {d['perhaps']}" for d in plain["labels"]["doubtful"]]
-        case what if part and (what == "damaged" or what in WARNED):
+        case what if part and what in WARNED:
             out = part["odd"][found["what"]]
     more = [f"... and {len(out) - NAMED:,} more (--json has them all)"] if len(out) > NAMED else []
     return [readable(line) for line in out[:NAMED]] + more

@@ -22,7 +22,7 @@ from tessella.verbs.check import CheckConfig, check
 KEYS = {
     "": "balance classes data format labels model near notes pairs parts same seconds shared summary tessella",
     "part": "bytes classes formats height missing odd pictures readable unlabelled unreadable width wrong_suffix",
-    "odd": "alpha channels damaged deep float frames grey inks long plain rotated tiny",
+    "odd": "alpha channels deep float frames grey inks long plain rotated tiny",
     "same": "classes conflict kind leak parts pictures score",
     "pair": "first kind score second",
     "picture": "class id part",

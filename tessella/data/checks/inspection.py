@@ -8,14 +8,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 import os
-import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import simplejpeg
 import torch
 from numpy.typing import NDArray
 
@@ -41,7 +39,6 @@ ROW = np.dtype(
     [
         ("seen", "?"),  # False: whoever decoded it died
         ("good", "?"),  # decodes to the end
-        ("damaged", "?"),  # ... but not as it was written: parts are grey or noise
         ("bytes", "<i8"),
         ("height", "<i4"),  # upright, as in the header; 0: no header
         ("width", "<i4"),
@@ -127,7 +124,6 @@ def look(data: bytes, name: str) -> Rows:
     digest.update(np.ascontiguousarray(pixels).data)
     row["pixels"] = np.frombuffer(digest.digest(), np.uint8)
     row["thumb"] = thumbnail(_eight_bits(pixels))
-    row["damaged"] = head.format == "JPEG" and _left_over(data)
     row["good"] = True
     return row
 
@@ -200,21 +196,6 @@ def _decoded(data: bytes, head: Header, name: str) -> Pixels:
     if head.numbers != "uint" or head.bits > 16:
         return decode(data, channels, name, depth="float32")
     return decode(data, channels, name, depth="uint16" if head.bits > 8 else "uint8", least=LEAST)
-
-
-def _left_over(data: bytes) -> bool:
-    """Whether a JPEG has compressed data after the picture was complete: a code before it was damaged.
-
-    Training reads such files, because some cameras fill up before the end mark; filling is one value again and again.
-    The picture is decoded at an eighth of its size for this, which is little more than reading its codes.
-    """
-    try:
-        simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1)
-    except ValueError as error:
-        found = re.search(r"(\d+) extraneous bytes before marker 0xd9", str(error))
-        end = data.rfind(b"\xff\xd9")
-        return found is not None and len(set(data[max(0, end - int(found[1])) : end])) > 1
-    return False
 
 
 def _eight_bits(pixels: Pixels) -> NDArray[np.uint8]:

@@ -62,7 +62,6 @@ def _odd(found: Inspection) -> dict[str, NDArray[np.bool_]]:
     short, long = np.minimum(rows["height"], rows["width"]), np.maximum(rows["height"], rows["width"])
     colours = rows["channels"] - rows["alpha"]
     return {
-        "damaged": good & rows["damaged"],
         "rotated": good & (rows["turn"] > 1),
         "deep": good & (rows["bits"] > 8) & (rows["numbers"] == b"uint"),
         "float": good & (rows["numbers"] != b"uint"),

@@ -25,9 +25,9 @@ BARE = frozenset([0x01, *range(0xD0, 0xD8)])  # markers without a length
 XMP_TURN = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 COLOURS = {1: "GRAY", 3: "RGB", 4: "CMYK"}
 BENIGN = re.compile(  # warnings about wrappers, not about pixels
-    "extraneous bytes before marker 0xd9|unknown JFIF revision|Unknown Adobe color transform"
-    "|Invalid SOS parameters for sequential|bad ICC marker"
+    "unknown JFIF revision|Unknown Adobe color transform|Invalid SOS parameters for sequential|bad ICC marker"
 )
+LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 OTHERS = re.compile("Could not determine|[Uu]nsupported color conversion")  # what this library leaves to Pillow
 
 
@@ -104,13 +104,22 @@ def pixels(data: bytes, head: Frame, least: tuple[int, int] | None) -> NDArray[n
         text = str(error)
         if "Premature end of JPEG file" in text:
             return _coloured(_ended(data, head, scale))
-        if BENIGN.search(text) or OTHERS.search(text):
+        left = LEFT_OVER.search(text)
+        if left and not _filling(data, int(left[1])):
+            raise ValueError(f"{left[1]} bytes of codes are left over, so one before them is wrong") from None
+        if left or BENIGN.search(text) or OTHERS.search(text):
             return _by_pillow(data, head, scale)  # which still refuses data that end too soon
         if "nsupported" in text or "not supported" in text:
             raise BadInput(
                 f"is a JPEG picture of a kind that is not read ({text}); save it again with 8 bits"
             ) from None
         raise
+
+
+def _filling(data: bytes, count: int) -> bool:
+    """Whether the bytes before the end mark only fill up, as some cameras do: one value again and again."""
+    end = data.rfind(b"\xff\xd9")
+    return len(set(data[max(0, end - count) : end])) <= 1
 
 
 def _ended(data: bytes, head: Frame, scale: int) -> NDArray[np.uint8]:

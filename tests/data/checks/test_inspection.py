@@ -58,11 +58,11 @@ GOOD = {
     "long.png": lambda: encoded(noisy(9, (300, 20))),
     "white.png": lambda: encoded(Image.new("RGB", (40, 40), "white")),
     "really.png": lambda: encoded(noisy(10), "JPEG"),
-    "code.jpg": lambda: broken_code(JPEG),
     "floats.npy": lambda: array(np.random.default_rng(0).normal(size=(20, 30)).astype(np.float32)),
     "five.npy": lambda: array(np.random.default_rng(1).integers(0, 255, (20, 30, 5)).astype(np.uint8)),
 }
 BAD = {
+    "code.jpg": (lambda: broken_code(JPEG), "a JPEG picture"),
     "half.jpg": (lambda: JPEG[: len(JPEG) // 2], "a JPEG picture"),
     "empty.jpg": (lambda: b"", "nothing (0 bytes)"),
     "zeros.png": (lambda: bytes(4000), "nothing but zero bytes"),
@@ -105,7 +105,6 @@ def test_every_bad_file_is_named_and_no_other(workers: int, odd: Path) -> None:
     assert plain["pictures"] == len(GOOD) + len(BAD) and plain["readable"] == len(GOOD)
     assert [bad["id"] for bad in plain["unreadable"]] == sorted(f"bad/{name}" for name in BAD)
     expected = {
-        "damaged": ["code.jpg"],
         "rotated": ["turned.jpg"], "deep": ["deep.png"], "float": ["floats.npy"], "inks": ["inks.jpg"],
         "alpha": ["clear.png"], "channels": ["five.npy"], "frames": ["moves.gif"], "tiny": ["tiny.png"],
         "long": ["long.png"], "plain": ["tiny.png", "white.png"], "grey": ["deep.png", "floats.npy", "grey.jpg"],
@@ -118,7 +117,9 @@ def test_every_bad_file_is_named_and_no_other(workers: int, odd: Path) -> None:
 def test_filling_before_the_end_is_no_damage() -> None:
     """Some cameras do that; left-over codes are another thing."""
     filled = JPEG[:-2] + bytes(12) + JPEG[-2:]
-    assert not look(filled, "f")["damaged"] and look(broken_code(JPEG), "c")["damaged"]
+    assert look(filled, "f")["good"]
+    with pytest.raises(BadInput, match="left over"):
+        look(broken_code(JPEG), "c")
 
 
 def test_a_row() -> None:
