@@ -17,6 +17,8 @@ COMMANDS = {
     "train, refused": ["train", "photos", *words(TINY), "--train.lrr", "3"],
     "resume": ["train", "--resume", "runs/photos-1"],
     "resume further": ["train", "--resume", "runs/photos-1", "--train.steps", "9", "--allow-change", "train.steps"],
+    "check": ["check", "photos", "--html", "elsewhere.html"],
+    "check with a model": ["check", "photos", "--model", "runs/photos-1", "--json"],
     "evaluate": ["evaluate", "runs/photos-1", "photos"],
     "predict": ["predict", "runs/photos-1", "photos", "photos/circle/00.png"],
     "list": ["list"],

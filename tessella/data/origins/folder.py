@@ -293,8 +293,8 @@ def _told_again(source: Source, part: str, again: dict[int, int]) -> str:
 
 
 def _walk_all(folders: list[str], visited: set[tuple[int, int]], tally: _Tally) -> list[list[_File]]:
-    """One after the other, so that what links decide does not vary; on a slow disk threads look at the next ones before,
-    and the system then has them in memory."""
+    """One after the other, so that what links decide does not vary. On a slow disk threads look at the next ones
+    before, and the system has them in memory."""
     out: list[list[_File]] = []
     pool: ThreadPoolExecutor | None = None
     began, files = time.monotonic(), 0
