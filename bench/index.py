@@ -63,7 +63,8 @@ def index(root: str) -> dict[str, Any]:
 def second(root: str, workers: int) -> dict[str, Any]:
     """The gap between the passes, over real batches of the loader."""
     from tessella.card import Preprocess
-    from tessella.data.loading.loader import Loader, LoaderConfig, Pictures
+    from tessella.data.loading.loader import Loader, LoaderConfig
+    from tessella.data.loading.pictures import Pictures
     from tessella.data.origins.open import open_data
     from tessella.data.source import DataConfig
 

@@ -288,7 +288,8 @@ def labels(photos: Path, weights: Path, seeds: int) -> list[float]:
 def deep(model: Any, source: Any) -> Any:
     import torch
 
-    from tessella.data.loading.loader import Pictures, once
+    from tessella.data.loading.loader import once
+    from tessella.data.loading.pictures import Pictures
 
     out = []
     for batch in once(Pictures(source, model.preprocess), 64):

@@ -18,7 +18,8 @@ from . import __version__, parallel
 from .card import Card, Head, Preprocess, Resize
 from .config import encode, flatten
 from .data.checks.statistics import measured
-from .data.loading.loader import Loader, LoaderConfig, Pictures, default_workers, once
+from .data.loading.loader import Loader, LoaderConfig, default_workers, once
+from .data.loading.pictures import Pictures
 from .data.loading.quarantine import Quarantine
 from .data.pixels.finish import Finish
 from .data.source import DataConfig, Source, Splits

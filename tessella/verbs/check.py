@@ -28,7 +28,8 @@ from ..data.checks.inspection import inspect, table
 from ..data.checks.noise import doubt
 from ..data.checks.overlap import KINDS, Index, Whole, described, files_of, matches, sets_of, shared
 from ..data.checks.survey import facts
-from ..data.loading.loader import Pictures, once
+from ..data.loading.loader import once
+from ..data.loading.pictures import Pictures
 from ..data.loading.quarantine import Quarantine
 from ..data.origins.folder import FolderReader
 from ..data.origins.open import open_splits

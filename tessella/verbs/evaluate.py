@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from ..config import decode, override, read_plain
-from ..data.loading.loader import Pictures, once
+from ..data.loading.loader import once
+from ..data.loading.pictures import Pictures
 from ..data.loading.quarantine import Quarantine
 from ..data.origins.open import open_labelled
 from ..data.source import DataConfig

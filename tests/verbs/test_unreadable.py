@@ -59,7 +59,8 @@ def test_a_run_lists_them_and_goes_on(workers: str, spoiled: Path, tmp_path: Pat
 def test_the_others_stand_where_they_stood(spoiled: Path, whole: Path) -> None:
     """The same order as with whole files: only the broken ones are missing."""
     from tessella.card import Preprocess
-    from tessella.data.loading.loader import Loader, LoaderConfig, Pictures
+    from tessella.data.loading.loader import Loader, LoaderConfig
+    from tessella.data.loading.pictures import Pictures
     from tessella.data.loading.quarantine import Quarantine
     from tessella.data.origins.open import open_data
     from tessella.data.source import DataConfig

@@ -22,7 +22,6 @@ from ..pixels import mix
 from .advice import ENOUGH, Situation, advice
 from .ledger import Account, Ledger
 from .order import Key, OrderConfig, make_order
-from .pictures import Pictures as Pictures
 from .quarantine import Quarantine
 from .samples import Batch, Made, Samples, Task
 from .workers import PATIENCE, Workers

@@ -16,7 +16,8 @@ from odd import COLOUR, SIZE, Odd, broken_files, odd_files, turned
 from torch import Tensor
 
 from tessella.card import Preprocess
-from tessella.data.loading.loader import Loader, LoaderConfig, Pictures, once
+from tessella.data.loading.loader import Loader, LoaderConfig, once
+from tessella.data.loading.pictures import Pictures
 from tessella.data.names import Names
 from tessella.data.pixels import decode as decoding
 from tessella.data.pixels import deep, jpeg
