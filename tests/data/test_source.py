@@ -335,20 +335,3 @@ def test_every_part_is_seen_as_it_lies(tmp_path: Path) -> None:
     assert {name: len(s) for name, s in parts.items()} == {"train": 4, "val": 1, "test": 4}
     assert classes == ("a", "b", "odd") and parts["test"].labels.tolist() == [0, 2, 2, 2]
     assert said(notes, "val", "'b'", "missing") and not said(notes, "not used")
-
-
-def test_looking_ahead_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads that look at the next folders of a slow disk only fill the system's memory."""
-    from tessella.data.origins import folder
-
-    fill(tmp_path, a=3, b=4, c=2, a__deep=2)
-    os.symlink(tmp_path / "c", tmp_path / "a/link")
-    want = open_folder(tmp_path, val_share=0)
-    seen: list[str] = []
-    look = folder._look
-    monkeypatch.setattr(folder, "SAMPLE", 0)
-    monkeypatch.setattr(folder, "SLOW", 0.0)
-    monkeypatch.setattr(folder, "_look", lambda path: (seen.append(path), look(path)))
-    got = open_folder(tmp_path, val_share=0)
-    assert got.train.fingerprint() == want.train.fingerprint() and got.notes == want.notes
-    assert set(seen) <= {str(tmp_path / "b"), str(tmp_path / "c")}

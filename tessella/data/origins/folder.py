@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +23,6 @@ SUFFIXES = frozenset(
 OTHER = frozenset(".txt .json .jsonl .xml .csv .tsv .parquet .md .html .py .toml .yaml .yml .zip .tar .gz .xz".split())
 TRAIN = ("train", "training")
 VALIDATION = ("val", "valid", "validation", "test")  # the first of these that is there is used
-SAMPLE, SLOW, AHEAD = 2_000, 12e-6, 8  # files that tell; seconds a file on a disk that is slow; threads for such
 LAYOUT = "expected one folder per class (photos/cat/1.jpg, photos/dog/2.jpg), or train/ and val/ that hold such folders"
 
 
@@ -251,7 +247,7 @@ def _scan(root: str, folder: str, classes: tuple[str, ...], part: str) -> Opened
         seen[inode] = f"{name!r}"
     visited = set(seen)
     prefix = "" if os.path.samefile(root, folder) else _posix(os.path.relpath(folder, root)) + "/"
-    found = _walk_all([os.path.join(folder, name) for name in classes], visited, tally)
+    found = [_walk(os.path.join(folder, name), visited, tally) for name in classes]
     counts = [len(files) for files in found]
     notes = [f"{part}: class {name!r} has no pictures" for name, n in zip(classes, counts, strict=True) if not n]
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
@@ -290,33 +286,6 @@ def _told_again(source: Source, part: str, again: dict[int, int]) -> str:
     i, first = (apart or list(again.items()))[0]
     told = f"{len(again):,} files are others under a second name and left out ({source.ids[i]} is {source.ids[first]})"
     return f"{part}: {told}" + (f"; {len(apart):,} of them lie in two classes, the first counts" if apart else "")
-
-
-def _walk_all(folders: list[str], visited: set[tuple[int, int]], tally: _Tally) -> list[list[_File]]:
-    """One after the other, so that what links decide does not vary. On a slow disk threads look at the next ones
-    before, and the system has them in memory."""
-    out: list[list[_File]] = []
-    pool: ThreadPoolExecutor | None = None
-    began, files = time.monotonic(), 0
-    try:
-        for number, path in enumerate(folders):
-            out.append(_walk(path, visited, tally))
-            files += len(out[-1])
-            if pool is None and files >= SAMPLE and time.monotonic() - began > SLOW * files:
-                pool = ThreadPoolExecutor(AHEAD, thread_name_prefix="look")
-                for following in folders[number + 1 :]:
-                    pool.submit(_look, following)
-    finally:
-        if pool is not None:
-            pool.shutdown(cancel_futures=True)
-    return out
-
-
-def _look(folder: str) -> None:
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            with contextlib.suppress(OSError):
-                entry.stat()
 
 
 class _File(NamedTuple):
