@@ -123,7 +123,7 @@ def derive(run: Run, given: dict[str, str], splits: Splits) -> Choices:
     device = torch.device(choose.device(t.device)[0]).type
     precision, why = choose.precision(t.precision, device)
     precision = choose_("train.precision", precision, why, t.precision)
-    work = 3.0 * macs(model) * n * steps * batch / max(n, 1)  # forward once, backward twice
+    work = 3.0 * macs(model) * steps * batch  # forward once, backward twice
     compiling, why = choose.compiling(t.compile, device, work)
     compiling = choose_("train.compile", compiling, why, t.compile)
     workers = choose_("data.workers", default_workers(parallel.world()), f"{os.cpu_count()} cores", run.data.workers)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
-from .errors import BadInput, TessellaError
+from .errors import BadInput, TessellaError, readable
 
 app = typer.Typer(
     name="tessella",
@@ -229,7 +229,7 @@ def main() -> None:
         if isinstance(error, UsageError):
             verb = error.ctx.command_path if error.ctx is not None else "tessella"
             text = f"{text.rstrip('.')}{'' if text.endswith('?') else ';'} see {verb} --help"
-        print(f"tessella: {' '.join(text.split())}", file=sys.stderr)
+        print(f"tessella: {readable(' '.join(text.split()))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)

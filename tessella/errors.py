@@ -31,3 +31,9 @@ class Stopped(TessellaError):
     """The run was asked to stop (SIGTERM) and has saved itself."""
 
     exit_code = 143  # 128 + SIGTERM
+
+
+def readable(text: str) -> str:
+    """Names of files as they may stand in a terminal or on a page: control characters and bytes that are no UTF-8 are
+    escaped, so that a name can neither forge a line nor move the cursor."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

@@ -13,8 +13,8 @@ from ..training.trainer import TrainConfig
 def scratch(path: str, name: str = "vit_t16") -> Run:
     """`tessella train photos/ --recipe scratch`: pictures above 112 px.
 
-    Settings after DeiT, cut to what this version augments. No accuracy is claimed: a ViT from nothing needs more
-    pictures than most folders hold. Measured: nothing yet.
+    Settings after DeiT, with its crops and flips but none of its colours and mixing yet. No accuracy is claimed: a ViT
+    from nothing needs more pictures than most folders hold. Measured: nothing yet.
     """
     return Run(
         epochs=100,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..errors import readable
+
 Plain = dict[str, Any]
 
 NAMED = 5  # examples of a finding in the terminal; the JSON has them all
@@ -29,11 +31,6 @@ SAME = {
     "photograph": "the same photograph, resized, trimmed or saved again",
     "mirrored": "the same photograph, mirrored",
 }
-
-
-def readable(name: str) -> str:
-    """A name that can stand in a terminal or on a page: control characters and broken bytes become escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(name))
 
 
 def summary(plain: Plain) -> list[Plain]:

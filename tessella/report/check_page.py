@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from .check import ODD, SAME, Plain, readable
+from ..errors import readable
+from .check import ODD, SAME, Plain
 
 Picture = tuple[str, str]  # part, id
 MOST = 200  # sets, pairs and labels that the page shows of each kind; the JSON has them all

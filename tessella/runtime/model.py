@@ -17,7 +17,7 @@ from ..card import Card, Preprocess
 from ..data.loading.quarantine import Bad
 from ..data.pixels.finish import Finish
 from ..data.pixels.transforms import prepare
-from ..errors import BadInput
+from ..errors import BadInput, readable
 from ..models.classifier import Classifier
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -35,8 +35,7 @@ class Prediction:
 
     def __str__(self) -> str:
         told = ", ".join(f"{n} {100 * p:.1f} %" for n, p in zip(self.names, self.probabilities, strict=True))
-        name = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in self.id)
-        return f"{name}: {told}"  # a name with a line break must not look like an answer
+        return readable(f"{self.id}: {told}")
 
 
 class Model:

@@ -74,7 +74,7 @@ class Findings:
         if json:
             print(_json.dumps(self.plain, indent=1))  # ASCII: names that are no UTF-8 stay whole, as surrogates
         else:
-            print(text(self.plain).encode("utf-8", "backslashreplace").decode())
+            print(text(self.plain))
 
     def write(self, path: str | Path) -> None:
         """One HTML file that needs nothing beside it."""

@@ -16,7 +16,7 @@ from ..data.loading.pictures import Pictures
 from ..data.loading.quarantine import Quarantine
 from ..data.origins.open import open_labelled
 from ..data.source import DataConfig
-from ..errors import BadInput
+from ..errors import BadInput, readable
 from ..metrics.accuracy import per_class, summary
 from ..metrics.predictions import Predictions, fill
 from ..runtime.load import load
@@ -51,16 +51,15 @@ class Evaluation:
             print(_json.dumps(told | {"unreadable": self.unreadable}, indent=1))
             return
         for note in self.notes:
-            print(note)
+            print(readable(note))
         for name, value in self.classes.items():
-            print(f"  {name:<24} " + ("no picture" if value is None else f"{100 * value:6.1f} %"))
+            print(f"  {readable(name):<24} " + ("no picture" if value is None else f"{100 * value:6.1f} %"))
         m = self.metrics
         figures = f"top-1 {100 * m['top1']:.2f} % · top-5 {100 * m['top5']:.2f} % · loss {m['loss']:.4f}"
         print(f"{len(self.predictions.ids)} pictures · {figures}")
         if self.unreadable:
-            print(
-                f"{len(self.unreadable):,} more cannot be read and do not count: {', '.join(list(self.unreadable)[:5])}"
-            )
+            named = readable(", ".join(list(self.unreadable)[:5]))
+            print(f"{len(self.unreadable):,} more cannot be read and do not count: {named}")
 
 
 def evaluate(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..data.loading.quarantine import Bad
 from ..data.origins.folder import open_pictures
-from ..errors import BadInput
+from ..errors import BadInput, readable
 from ..runtime.load import load
 from ..runtime.model import Prediction
 from ..training import choose
@@ -35,7 +35,7 @@ class Predicted:
             print(_json.dumps([self._row(name) for name in self.ids], indent=1))
             return
         for prediction in self:
-            print(str(prediction).encode("utf-8", "replace").decode())
+            print(prediction)
 
     def check(self, max_bad: float = 0.01) -> None:
         """BadInput above this share of unreadable pictures; below it they are only told."""
@@ -47,7 +47,7 @@ class Predicted:
             told = f"{len(reasons):,} of {len(self.ids):,} pictures cannot be read: {told}"
         if len(reasons) > max_bad * len(self.ids):
             raise BadInput(told)
-        print(told.encode("utf-8", "replace").decode(), file=sys.stderr)
+        print(readable(told), file=sys.stderr)
 
     def _row(self, name: str) -> dict[str, object]:
         if name in self.unreadable:
@@ -67,7 +67,7 @@ def predict(
     """Those that can be read are answered; `check()` of the result judges the others."""
     opened = open_pictures(pictures)
     for note in opened.notes:
-        print(note, file=sys.stderr)
+        print(readable(note), file=sys.stderr)
     model = load(source, like, choose.device(device)[0])
     ids = tuple(opened.source.ids)
     unreadable: dict[str, str] = {}

@@ -20,7 +20,7 @@ from ..data.checks.survey import median_side
 from ..data.origins.open import absolute, is_local, open_data, stem
 from ..data.source import Splits
 from ..durable import hold, remove_folder, write_file
-from ..errors import BadInput
+from ..errors import BadInput, readable
 from ..models.presets import PRESETS, classifier
 from ..recipes.compact import compact
 from ..recipes.scratch import scratch
@@ -215,7 +215,7 @@ def _tell(splits: Splits, choices: Choices) -> None:
         file=sys.stderr,
     )
     for note in splits.notes:
-        print(f"  {note}", file=sys.stderr)
+        print(f"  {readable(note)}", file=sys.stderr)
     for key, (value, why) in choices.reasons.items():
         shown = f"{value:.3g}" if isinstance(value, float) else value
         print(f"  {key} = {shown}  ({why})", file=sys.stderr)

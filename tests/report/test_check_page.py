@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from tessella.errors import readable
 from tessella.report import check_page
-from tessella.report.check import ODD, readable, summary, text
+from tessella.report.check import ODD, summary, text
 from tessella.report.check_page import page, shown
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">'\"&"

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...errors import BadInput
+from ...errors import BadInput, readable
 
 NAMED = 3  # files told by name; the list has them all
 
@@ -27,7 +27,7 @@ class Bad(NamedTuple):
 
 def tell(text: str) -> None:
     """One line for the person who watches."""
-    print(text, file=sys.stderr, flush=True)
+    print(readable(text), file=sys.stderr, flush=True)
 
 
 class Quarantine:
@@ -124,5 +124,4 @@ def _record(line: bytes) -> dict[str, Any]:
 
 
 def _named(name: str, reason: str) -> str:
-    told = reason if name in reason else f"{name}: {reason}"
-    return told.encode("utf-8", "backslashreplace").decode()  # stderr may not take surrogates
+    return reason if name in reason else f"{name}: {reason}"

@@ -228,7 +228,7 @@ class Workers:
         name = self.dataset.name(key.sample) if key is not None else ""
         code = hand.process.exitcode
         told = f"worker {hand.number} (process {hand.process.pid}) {_cause(code, self.patience * hung)}"
-        told += f" while it read {_printable(name)}" if name else " between two pictures"
+        told += f" while it read {name}" if name else " between two pictures"
         self._again.extend(sorted(hand.tasks))
         hand.tasks.clear()
         self._forget(hand)
@@ -304,10 +304,6 @@ def _free_shared() -> str:
     except OSError:
         return "there is no /dev/shm"
     return f"{found.f_bavail * found.f_frsize:,} of {found.f_blocks * found.f_frsize:,} bytes of /dev/shm free"
-
-
-def _printable(name: str) -> str:
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 # ---------------------------------------------------------------- in the worker

@@ -114,10 +114,10 @@ def settle(listing: Listing, cfg: DataConfig) -> Splits:
     if (bare := int((chosen & (label < 0)).sum())) > 0:
         notes.append(f"{bare:,} pictures without a label left out")
     notes += _unused(listing, {train_part, val_part if cfg.validation is None else None})
-    if cfg.validation is None and val_part is None:
-        return held_out(train, cfg.val_share, cfg.seed, notes)
-    if cfg.validation is not None or val_part is None:
+    if cfg.validation is not None:
         return Splits(train, None, classes, notes)  # the caller opens the other address
+    if val_part is None:
+        return held_out(train, cfg.val_share, cfg.seed, notes)
     val, said = _known(listing, np.flatnonzero(_in(listing, val_part)), label, classes, val_part)
     return Splits(train, val, classes, notes + said)
 

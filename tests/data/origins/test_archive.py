@@ -139,11 +139,14 @@ def test_a_tar_of_the_systems_own_tool(tmp_path: Path) -> None:
     for name, data in FILES.items():
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).write_bytes(data)
+    tried = 0
     for kind in ("v7", "oldgnu", "gnu", "ustar", "posix"):
         done = subprocess.run(["tar", "-C", "in", f"--format={kind}", "-cf", f"{kind}.tar", "."], cwd=tmp_path)
-        if done.returncode:
-            pytest.skip("this tar knows no formats")
+        if done.returncode:  # not every tar knows every form
+            continue
+        tried += 1
         assert contents(tmp_path / f"{kind}.tar") == FILES  # ./train/a/1.jpg is train/a/1.jpg
+    assert tried, "ustar at least"
 
 
 @pytest.mark.parametrize("make", [write_zip, write_tar])

@@ -413,14 +413,11 @@ def test_the_oracle_sees_swapped_labels_and_pixels(tmp_path: Path, any_sum: None
 
 
 @pytest.fixture(scope="module")
-def fashion(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    repository = Path(__file__).resolve().parents[3]
-    shared = Path(os.environ.get("TESSELLA_SHARED_DATA", repository.parent / "shared" / "data")) / "fashion-mnist"
-    if not shared.is_dir():
-        pytest.skip("no shared data: set TESSELLA_SHARED_DATA, or put it in shared/data beside the repository")
+def fashion(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Iterator[Path]:
     root = tmp_path_factory.mktemp("fashion")
     (root / "fashion-mnist/FashionMNIST/raw").mkdir(parents=True)
-    for file in shared.glob("*.gz"):  # its archives are not, byte by byte, the published ones: what is in them is
+    # its archives are not, byte by byte, the published ones: what is in them is
+    for file in (shared_data / "fashion-mnist").glob("*.gz"):
         (root / "fashion-mnist/FashionMNIST/raw" / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
     yield root
 
