@@ -24,7 +24,7 @@ from .data.loading.quarantine import Quarantine
 from .data.pixels.finish import Finish
 from .data.source import DataConfig, Source, Splits
 from .errors import BadInput
-from .metrics.accuracy import summary
+from .metrics.heads import figures
 from .metrics.predictions import fill
 from .models.architecture import ClassifierConfig, ViTConfig
 from .models.classifier import Classifier
@@ -237,14 +237,14 @@ def objects(run: Run, splits: Splits, folder: Path, allow: tuple[str, ...] = ())
     loader = Loader(pictures, cut, _quarantine(run, splits.train, folder, "train"))
 
     def ship(tensors: dict[str, Tensor], metrics: dict[str, float], step: int) -> None:
-        write_model(folder / "model", tensors, _card(run, splits.classes, metrics, step))
+        write_model(folder / "model", tensors, _card(run, heads_of(splits), metrics, step))
 
     job = Job(
         folder=folder,
         identity=identity(run, splits),
         allow=allow,
         finish=Finish(run.preprocess),
-        evaluate=_evaluation(run, splits.val, folder) if splits.val is not None else None,
+        evaluate=_evaluation(run, splits, folder) if splits.val is not None else None,
         ship=ship,
         feed=loader,
     )
@@ -256,13 +256,14 @@ def _quarantine(run: Run, source: Source, folder: Path, part: str) -> Quarantine
     return Quarantine(folder / QUARANTINE, len(source), run.data.max_bad, part)
 
 
-def _evaluation(run: Run, source: Source, folder: Path) -> Callable[[Infer], dict[str, float]]:
-    assert run.preprocess is not None
-    held_out, rank, world = Pictures(source, run.preprocess), parallel.rank(), parallel.world()
-    bad, batch = _quarantine(run, source, folder, "val"), max(1, run.train.batch // world)
+def _evaluation(run: Run, splits: Splits, folder: Path) -> Callable[[Infer], dict[str, float]]:
+    assert run.preprocess is not None and splits.val is not None
+    held_out, rank, world = Pictures(splits.val, run.preprocess), parallel.rank(), parallel.world()
+    bad, batch = _quarantine(run, splits.val, folder, "val"), max(1, run.train.batch // world)
+    heads = heads_of(splits)
 
     def evaluate(infer: Infer) -> dict[str, float]:
-        return summary(fill(infer, once(held_out, batch, run.data.workers, rank, world, bad)))
+        return figures(fill(infer, once(held_out, batch, run.data.workers, rank, world, bad), heads), heads)
 
     return evaluate
 
@@ -287,11 +288,16 @@ def settings(run: Run) -> dict[str, Any]:
     return {k: v for k, v in flatten(encode(run)).items() if k not in FREE}
 
 
-def _card(run: Run, classes: tuple[str, ...], metrics: dict[str, float], step: int) -> Card:
+def heads_of(splits: Splits) -> tuple[Head, ...]:
+    """What the network is to say: of class folders and alike one thing, the class."""
+    return splits.heads or (Head(name="label", task="classify", classes=splits.classes),)
+
+
+def _card(run: Run, heads: tuple[Head, ...], metrics: dict[str, float], step: int) -> Card:
     assert run.preprocess is not None
     return Card(
         architecture=encode(run.model),
-        heads=(Head(name="label", task="classify", classes=classes),),
+        heads=heads,
         preprocess={"image": run.preprocess},
         metrics=metrics,
         provenance={

@@ -7,9 +7,11 @@ names file and key.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -66,18 +68,45 @@ def _between(values: tuple[float, ...], low: float, high: float) -> bool:
     return all(low <= v <= high for v in values)
 
 
+Task = Literal["classify", "tags", "number", "detect", "segment"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Head:
     """One thing that the network says, and the names of what it can say, in the order of its outputs."""
 
     name: str
-    task: Literal["classify", "detect", "segment"]
-    classes: tuple[str, ...]
+    task: Task
+    classes: tuple[str, ...] = ()  # of tags: what may be said of a picture, any number of them at once; of a number: ()
+    mean: float = 0.0  # a number is the network's output times `scale`, plus `mean`, in the unit of the training data
+    scale: float = 1.0
+
+    @property
+    def outputs(self) -> int:
+        """How many of the network's outputs are this head's."""
+        return 1 if self.task == "number" else len(self.classes)
 
     def __post_init__(self) -> None:
+        if not (math.isfinite(self.mean) and 0 < self.scale < math.inf):
+            raise BadInput(
+                f"head {self.name!r} has mean {self.mean} and scale {self.scale}; give finite numbers, scale above 0"
+            )
+        if self.task == "number" and self.classes:
+            raise BadInput(f"head {self.name!r} says a number and has {len(self.classes)} classes; leave them out")
         twice = [name for name, times in Counter(self.classes).items() if times > 1]
         if twice:
             raise BadInput(f"classes of head {self.name!r} has {twice[0]!r} twice; names must differ")
+
+
+def slices(heads: Sequence[Head]) -> dict[str, slice]:
+    """Which of the network's outputs are whose: one linear layer says everything, head after head."""
+    ends = list(itertools.accumulate(head.outputs for head in heads))
+    return {head.name: slice(end - head.outputs, end) for head, end in zip(heads, ends, strict=True)}
+
+
+def leaves(heads: Sequence[Head]) -> dict[str, str]:
+    """Where a batch has the targets of each head: those of a single one are its `label`."""
+    return {head.name: "label" if len(heads) == 1 else f"target/{head.name}" for head in heads}
 
 
 @dataclass(frozen=True, kw_only=True)

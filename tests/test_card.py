@@ -150,3 +150,18 @@ def test_listed_files_are_verified(tmp_path: Path) -> None:
 def test_the_card_needs_no_torch(repository: Path) -> None:
     code = "import sys, tessella.card, tessella.durable; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=repository, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"classes": ("a",)}, "says a number and has 1 classes"),
+        ({"scale": 0.0}, "scale above 0"),
+        ({"mean": float("nan")}, "finite numbers"),
+    ],
+)
+def test_a_number_has_a_unit_and_no_classes(given: dict[str, object], told: str) -> None:
+    with pytest.raises(BadInput, match=told):
+        Head(name="price", task="number", **given)  # type: ignore[arg-type]
+    assert Head(name="price", task="number", mean=3.0, scale=2.0).outputs == 1
+    assert Head(name="tags", task="tags", classes=("a", "b")).outputs == 2

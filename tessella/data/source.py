@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..card import Head
 from ..errors import BadInput
 from .names import Names
 from .pixels.augment import AugmentConfig
@@ -136,6 +137,7 @@ class Splits(NamedTuple):
     val: Source | None
     classes: tuple[str, ...]
     notes: list[str]
+    heads: tuple[Head, ...] = ()  # what is to be said of a picture, where that was asked for; empty: its class
 
 
 def held_out(everything: Source, share: float, seed: int, notes: list[str]) -> Splits:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,37 +10,49 @@ import numpy as np
 import torch
 
 from .. import parallel
+from ..card import Head, leaves, slices
 from ..errors import BadInput
 
 Array = np.ndarray[Any, np.dtype[Any]]
-_NONE: Array = np.zeros(0)
 
 
 @dataclass(frozen=True)
 class Predictions:
+    """One head's. What a target is depends on its task; of an unknown one nothing is counted."""
+
     ids: tuple[str, ...]  # N
-    targets: Array  # (N,) class numbers
-    outputs: Array  # (N, K) fp32 logits
+    targets: Array  # classify: (N,) class numbers, -1 unknown; tags: (N, K) 0 or 1; number: (N,); NaN unknown
+    outputs: Array  # fp32: (N, K) logits; number: (N, 1) in the unit of its targets
 
 
-def fill(infer: Callable[[dict[str, Any]], Any], batches: Iterable[dict[str, Any]]) -> Predictions:
-    """Runs on all ranks together, the same number of batches on each (a batch may be empty, where pictures could not be
-    read or there are too few): each brings its own samples, all get the whole, in rank order."""
+def fill(
+    infer: Callable[[dict[str, Any]], Any], batches: Iterable[dict[str, Any]], heads: Sequence[Head]
+) -> dict[str, Predictions]:
+    """By the heads' names. Runs on all ranks together, the same number of batches on each (a batch may be empty, where
+    pictures could not be read or there are too few): each brings its own samples, all get the whole, in rank order."""
     ids: list[str] = []
-    targets: list[Array] = []
     outputs: list[Array] = []
+    targets: dict[str, list[Array]] = {head.name: [] for head in heads}
     for batch in batches:
         if not batch["ids"] and not parallel.active():  # several ranks exchange weights in every forward
             continue
         ids += batch["ids"]
-        targets.append(batch["label"].cpu().numpy())
         outputs.append(torch.as_tensor(infer(batch)).detach().float().cpu().numpy())
-    here = (ids, np.concatenate(targets), np.concatenate(outputs)) if outputs else ([], _NONE, _NONE)
-    parts = [part for part in parallel.gather_objects(here) if part[0]]  # shapes of nothing do not matter
+        for name, leaf in leaves(heads).items():
+            targets[name].append(batch[leaf].cpu().numpy())
+    here = (ids, np.concatenate(outputs), {n: np.concatenate(t) for n, t in targets.items()}) if ids else None
+    parts = [part for part in parallel.gather_objects(here) if part is not None]
     if not parts:
         raise BadInput("there is no picture to judge the model by: none could be read; see the list of bad files")
-    return Predictions(
-        tuple(name for part in parts for name in part[0]),
-        np.concatenate([part[1] for part in parts]),
-        np.concatenate([part[2] for part in parts]),
-    )
+    names = tuple(name for part in parts for name in part[0])
+    whole = np.concatenate([part[1] for part in parts])
+    return {
+        head.name: Predictions(names, np.concatenate([part[2][head.name] for part in parts]), answers(whole, head, at))
+        for head, at in zip(heads, slices(heads).values(), strict=True)
+    }
+
+
+def answers(outputs: Array, head: Head, at: slice) -> Array:
+    """What one head says: logits, or a number in the unit of its targets."""
+    mine = outputs[:, at]
+    return (mine.astype(np.float64) * head.scale + head.mean).astype(np.float32) if head.task == "number" else mine

@@ -17,7 +17,8 @@ from ..data.loading.quarantine import Quarantine
 from ..data.origins.open import open_labelled
 from ..data.source import DataConfig
 from ..errors import BadInput, readable
-from ..metrics.accuracy import per_class, summary
+from ..metrics.accuracy import per_class
+from ..metrics.heads import figures
 from ..metrics.predictions import Predictions, fill
 from ..runtime.load import load
 from ..training import choose
@@ -84,8 +85,10 @@ def evaluate(
         images = model.finish({"image": batch["image"].to(model.device)})["image"]
         return model(images)
 
-    found = fill(infer, once(pictures, reading.batch, reading.workers, quarantine=bad))
-    return Evaluation(summary(found), per_class(found, model.classes), found, tuple(labelled.notes), bad.reasons)
+    heads = model.card.heads
+    every = fill(infer, once(pictures, reading.batch, reading.workers, quarantine=bad), heads)
+    found = every[heads[0].name]
+    return Evaluation(figures(every, heads), per_class(found, model.classes), found, tuple(labelled.notes), bad.reasons)
 
 
 COLUMNS = ("kind", "image", "label", "split", "cache")  # what says how data is read, not which

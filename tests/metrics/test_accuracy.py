@@ -15,9 +15,12 @@ from hypothesis.extra.numpy import arrays
 from oracle import classification as oracle
 from ranks import run_ranks
 
+from tessella.card import Head
 from tessella.errors import BadInput
 from tessella.metrics.accuracy import cross_entropy, per_class, summary, top
 from tessella.metrics.predictions import Predictions, fill
+
+HEADS = (Head(name="label", task="classify", classes=("a", "b", "c")),)
 
 
 @st.composite
@@ -79,7 +82,7 @@ def batches(start: int, stop: int, size: int) -> list[dict[str, Any]]:
 
 
 def found(first: int, last: int) -> dict[str, Any]:
-    p = fill(lambda batch: batch["image"], batches(first, last, 2))
+    p = fill(lambda batch: batch["image"], batches(first, last, 2), HEADS)["label"]
     return {"ids": list(p.ids), "targets": torch.from_numpy(p.targets), "outputs": torch.from_numpy(p.outputs)}
 
 
@@ -110,7 +113,7 @@ def test_nothing_to_see_is_an_error() -> None:
     nothing = {"ids": [], "label": torch.zeros(0, dtype=torch.int64), "image": torch.zeros(0, 2)}
     for batches in ([], [nothing]):
         with pytest.raises(BadInput, match="no picture"):
-            fill(lambda batch: batch["image"], batches)
+            fill(lambda batch: batch["image"], batches, HEADS)
 
 
 def test_empty_batches_need_no_network() -> None:
@@ -122,4 +125,4 @@ def test_empty_batches_need_no_network() -> None:
         assert len(batch["ids"])
         return batch["image"]
 
-    assert fill(infer, [nothing, one, nothing]).ids == ("a",)
+    assert fill(infer, [nothing, one, nothing], HEADS)["label"].ids == ("a",)
