@@ -27,40 +27,16 @@ from .diagnose import diagnose
 from .ema import Average
 from .log import Log, Row
 from .optim import make_optimizer
-from .refuse import refuse, refuse_values
+from .refuse import refuse
 from .schedule import learning_rate
 from .seeds import reseed
+from .settings import TrainConfig
 from .stop import StopSignal
 from .weigh import count, shares, weighted, without_gradient
 
+__all__ = ["Infer", "Job", "Result", "TrainConfig", "Trainer", "train"]
+
 Infer = Callable[[Batch], Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    steps: int = 1000  # updates
-    batch: int = 64  # samples of one update, over all ranks and micro-batches
-    accumulate: int = 1  # micro-batches that each rank cuts its share into
-    lr: float = 1e-3  # peak
-    min_lr: float = 1e-6  # at the end
-    warmup: int = 50  # steps
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.95)
-    layer_decay: float = 1.0  # < 1: blocks near the input learn more slowly
-    clip: float | None = 1.0  # largest gradient norm
-    ema: float | None = None  # decay of the average that is evaluated and shipped
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    compile: Literal["auto", "on", "off"] = "auto"
-    shard: Literal["ddp", "fsdp"] = "ddp"  # how several processes share the work
-    device: str = "auto"
-    seed: int = 0
-    log_every: int = 10  # steps
-    evaluate_every: int = 0  # steps; 0: at the end only
-    save_every: int = 500  # steps; the last step is always saved
-    keep: int = 2  # states kept
-
-    def __post_init__(self) -> None:
-        refuse_values(vars(self))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,56 @@
+"""What a training is told: every `train.*` setting with its unit and reason, and the values that mean nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..errors import BadInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    steps: int = 1000  # updates
+    batch: int = 64  # samples of one update, over all ranks and micro-batches
+    accumulate: int = 1  # micro-batches that each rank cuts its share into
+    lr: float = 1e-3  # peak
+    min_lr: float = 1e-6  # at the end
+    warmup: int = 50  # steps
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    layer_decay: float = 1.0  # < 1: blocks near the input learn more slowly
+    clip: float | None = 1.0  # largest gradient norm
+    ema: float | None = None  # decay of the average that is evaluated and shipped
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    shard: Literal["ddp", "fsdp"] = "ddp"  # how several processes share the work
+    device: str = "auto"
+    seed: int = 0
+    log_every: int = 10  # steps
+    evaluate_every: int = 0  # steps; 0: at the end only
+    save_every: int = 500  # steps; the last step is always saved
+    keep: int = 2  # states kept
+
+    def __post_init__(self) -> None:
+        refuse_values(vars(self))
+
+
+def refuse_values(train: Mapping[str, Any]) -> None:
+    """Numbers of a TrainConfig that mean nothing. Written so that NaN is refused as well."""
+    for key in ("steps", "batch", "accumulate", "log_every", "save_every", "keep"):
+        _require(train[key] >= 1, key, train, "1 or more")
+    for key in ("warmup", "evaluate_every"):
+        _require(train[key] >= 0, key, train, "0 or more")
+    for key in ("lr", "min_lr", "weight_decay"):
+        _require(0 <= train[key] < math.inf, key, train, "a finite number, 0 or more")
+    _require(0 < train["layer_decay"] <= 1, "layer_decay", train, "a number above 0, up to 1")
+    _require(all(0 <= beta < 1 for beta in train["betas"]), "betas", train, "two numbers from 0 to below 1")
+    _require(train["clip"] is None or train["clip"] > 0, "clip", train, "a norm above 0, or none")
+    _require(train["ema"] is None or 0 <= train["ema"] < 1, "ema", train, "a decay from 0 to below 1, or none")
+
+
+def _require(good: bool, key: str, train: Mapping[str, Any], expected: str) -> None:
+    if not good:
+        raise BadInput(f"train.{key} is {train[key]}; give {expected}")
