@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,37 +67,75 @@ def train(
 ) -> Trained:
     """`settings` have dotted names, as on the command line: {"epochs": 5, "train.lr": 3e-4}; they override `files`,
     which are TOML."""
-    for what, name, known in (("recipe", recipe, RECIPES), ("architecture", model, PRESETS)):
-        if name is not None and name not in known:
-            raise BadInput(f"there is no {what} {name!r}{nearest(name, known)}")
-    path = absolute(data)
-    sources = [*files, {**(settings or {}), "data.path": path}]
-    draft, _ = override(compact(path), [_part(source, ("data", "train")) for source in sources])
-    with distributed.processes(torch.device(choose.device(draft.train.device)[0])):
-        splits = open_data(draft.data)
-        start, reasons = _start(draft, recipe, model, splits)
-        half, _ = override(start, [_part(source, ("preprocess",), drop=True) for source in sources])
-        asked = {key: value for source in sources for key, value in _part(source, ("preprocess",)).items()}
-        if asked:
-            start = replace(
-                start, preprocess=build.default_preprocess(half, asked.get("preprocess.resize", "shortest"))
-            )
-        run, given = override(start, sources)
-        run = _from_anywhere(run)
-        given |= {key: "given" for key, value in (("model", model), ("recipe", recipe)) if value is not None} | given
-        choices = build.derive(run, given, splits)
-        choices.reasons.update({k: v for k, v in reasons.items() if k not in given})
-        folder = _new_folder(choices.run)
+    asked = Asked(data, model, recipe, files, settings or {})
+    with distributed.processes(asked.device()):
+        settled = settle(asked)
+        run, splits, choices = settled.choices.run, settled.splits, settled.choices
+        folder = _new_folder(run)
         try:
-            run = replace(choices.run, name=folder.name)
+            run = replace(run, name=folder.name)
             if parallel.is_main():
                 _tell(splits, choices)
-                _write(folder, run, _origins(run, given, choices), splits)
+                _write(folder, run, _origins(run, settled.given, choices), splits)
             parallel.barrier()
             return _train(run, splits, folder, ())
         except Exception:
             _forget_unstarted(folder)
             raise
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What somebody wrote on the command line."""
+
+    data: str | Path
+    model: str | None = None
+    recipe: str | None = None
+    files: tuple[str | Path, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for what, name, known in (("recipe", self.recipe, RECIPES), ("architecture", self.model, PRESETS)):
+            if name is not None and name not in known:
+                raise BadInput(f"there is no {what} {name!r}{nearest(name, known)}")
+
+    def sources(self) -> list[str | Path | Mapping[str, Any]]:
+        """Later ones win."""
+        return [*self.files, {**self.settings, "data.path": absolute(self.data)}]
+
+    def draft(self) -> Run:
+        """What must be known before the pictures are looked at; the rest is of any recipe."""
+        sources = [_part(source, ("data", "train")) for source in self.sources()]
+        return override(compact(absolute(self.data)), sources)[0]
+
+    def device(self) -> torch.device:
+        return torch.device(choose.device(self.draft().train.device)[0])
+
+
+@dataclass(frozen=True)
+class Settled:
+    """All that is decided before a run has a folder."""
+
+    splits: Splits
+    choices: Choices
+    given: dict[str, str]  # dotted key -> what set it
+
+
+def settle(asked: Asked) -> Settled:
+    """Opens the data, and gives every setting its value: recipe < files < settings, the rest by data and machine."""
+    sources, draft = asked.sources(), asked.draft()
+    splits = open_data(draft.data)
+    start, reasons = _start(draft, asked.recipe, asked.model, splits)
+    half, _ = override(start, [_part(source, ("preprocess",), drop=True) for source in sources])
+    preprocess = {key: value for source in sources for key, value in _part(source, ("preprocess",)).items()}
+    if preprocess:
+        resize = preprocess.get("preprocess.resize", "shortest")
+        start = replace(start, preprocess=build.default_preprocess(half, resize))
+    run, given = override(start, sources)
+    given |= {k: "given" for k, v in (("model", asked.model), ("recipe", asked.recipe)) if v is not None} | given
+    choices = build.derive(_from_anywhere(run), given, splits)
+    choices.reasons.update({k: v for k, v in reasons.items() if k not in given})
+    return Settled(splits, choices, given)
 
 
 def resume(folder: str | Path, *, settings: Mapping[str, Any] | None = None, allow: tuple[str, ...] = ()) -> Trained:
