@@ -20,12 +20,13 @@ from .config import encode, flatten
 from .data.checks.statistics import measured
 from .data.loading.loader import Loader, LoaderConfig, default_workers, once
 from .data.loading.pictures import Pictures
-from .data.loading.quarantine import Quarantine
+from .data.loading.quarantine import Quarantine, tell
 from .data.pixels.finish import Finish
 from .data.source import DataConfig, Source, Splits
-from .errors import BadInput
+from .errors import BadInput, TessellaError
 from .metrics.heads import figures
-from .metrics.predictions import fill
+from .metrics.kept import keep
+from .metrics.predictions import Predictions, fill
 from .models.architecture import ClassifierConfig, ViTConfig
 from .models.classifier import Classifier
 from .models.size import macs
@@ -37,6 +38,7 @@ from .training.trainer import Infer
 from .weights.io import write_model
 
 QUARANTINE = "quarantine.jsonl"  # in the run folder: pictures that cannot be read, each with the reason
+PREDICTIONS = "predictions.npz"  # in the run folder: what the newest evaluation found, of every held-out picture
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that most photo models use
 FREE = (
     "name",
@@ -263,9 +265,20 @@ def _evaluation(run: Run, splits: Splits, folder: Path) -> Callable[[Infer], dic
     heads = heads_of(splits)
 
     def evaluate(infer: Infer) -> dict[str, float]:
-        return figures(fill(infer, once(held_out, batch, run.data.workers, rank, world, bad), heads), heads)
+        found = fill(infer, once(held_out, batch, run.data.workers, rank, world, bad), heads)
+        if parallel.is_main():
+            _keep(folder, found)
+        return figures(found, heads)
 
     return evaluate
+
+
+def _keep(folder: Path, found: dict[str, Predictions]) -> None:
+    """For the report. A disk that has no room for it costs no training."""
+    try:
+        keep(folder / PREDICTIONS, found)
+    except TessellaError as error:
+        tell(f"the predictions are not kept ({error}); the run goes on, its report will lack them")
 
 
 def _objective(run: Run) -> Objective:

@@ -8,6 +8,7 @@ import json as _json
 import os
 import platform
 import shutil
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -43,6 +44,46 @@ def doctor() -> dict[str, Any]:
         "write_mb_per_s": _write_speed(),
         "decode_per_s": _decode_speed(),
     }
+
+
+def machine(device: str) -> dict[str, Any]:
+    """The part of it that a run writes down: what its figures were measured with. Quick, and nothing is timed."""
+    import torch
+
+    graphics = device.startswith("cuda") and torch.cuda.get_device_name(device)
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "packages": {name: _version(name) for name in NEEDED},
+        "commit": _commit(Path(__file__).resolve().parents[2]),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gb": _memory_gb(),
+        "device": graphics or device,
+    }
+
+
+def _commit(root: Path) -> str | None:
+    """Of a checkout of this program; installed, it lies in nobody's, or in that of another project."""
+    if not (root / ".git").exists():
+        return None
+    words = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty= with changes"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def _processor() -> str | None:
+    """The name that its maker gave it, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or None
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or None
 
 
 def tell(found: dict[str, Any], json: bool) -> None:

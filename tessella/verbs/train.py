@@ -28,6 +28,7 @@ from ..runtime.load import load
 from ..runtime.model import Model
 from ..training import choose, distributed, state
 from ..training.trainer import train as train_objective
+from .doctor import machine
 
 RECIPES = {"compact": compact, "scratch": scratch}
 SMALL = 112  # pixels: up to here the compact recipe is chosen
@@ -157,7 +158,7 @@ def resume(folder: str | Path, *, settings: Mapping[str, Any] | None = None, all
             there, here = run.model.classes, len(splits.classes)
             raise BadInput(f"the model has {there} classes and the data {here}; a new number needs a new run")
         if parallel.is_main() and (given or allow):  # what was allowed is the run from now on
-            _write(place, run, written.get("origins", {}) | given, splits)
+            _write(place, run, written.get("origins", {}) | given, splits, written)
         parallel.barrier()
         return _train(run, splits, place, allow)
 
@@ -285,8 +286,16 @@ def _origins(run: Run, given: dict[str, str], choices: Choices) -> dict[str, str
     return out
 
 
-def _write(folder: Path, run: Run, origins: dict[str, str], splits: Splits) -> None:
-    facts = {"tessella": __version__, "torch": torch.__version__, "command": sys.argv}
+def _write(
+    folder: Path, run: Run, origins: dict[str, str], splits: Splits, before: Mapping[str, Any] | None = None
+) -> None:
+    """`before`: what stood there, when a run goes on with something changed: its own command stays the first."""
+    facts: dict[str, Any] = {"tessella": __version__, "torch": torch.__version__, "command": sys.argv}
+    facts |= {"folder": os.getcwd(), "processes": parallel.world()}
+    facts |= {"machine": machine(choose.device(run.train.device)[0])}
+    if before is not None:
+        again = [*before.get("resumed", []), sys.argv]
+        facts |= {key: before[key] for key in ("command", "folder", "processes") if key in before} | {"resumed": again}
     written = {"run": encode(run), "origins": origins, **facts}
     write_file(folder / "data.json", json.dumps(_manifest(splits)) + "\n")
     write_file(folder / "run.json", json.dumps(written, indent=1) + "\n")  # last: who finds it may resume
