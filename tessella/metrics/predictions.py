@@ -25,6 +25,15 @@ class Predictions:
     outputs: Array  # fp32: (N, K) logits; number: (N, 1) in the unit of its targets
 
 
+def known(p: Predictions) -> Predictions:
+    """Of a class: the samples whose target somebody knows."""
+    held = p.targets >= 0
+    if held.all():
+        return p
+    ids = tuple(name for name, there in zip(p.ids, held, strict=True) if there)
+    return Predictions(ids, p.targets[held], p.outputs[held])
+
+
 def fill(
     infer: Callable[[dict[str, Any]], Any], batches: Iterable[dict[str, Any]], heads: Sequence[Head]
 ) -> dict[str, Predictions]:

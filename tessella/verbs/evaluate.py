@@ -17,7 +17,7 @@ from ..data.loading.quarantine import Quarantine
 from ..data.origins.open import open_labelled
 from ..data.source import DataConfig
 from ..errors import BadInput, readable
-from ..metrics.accuracy import per_class
+from ..metrics.confusion import by_class, confusion
 from ..metrics.heads import figures
 from ..metrics.predictions import Predictions, fill
 from ..runtime.load import load
@@ -88,7 +88,8 @@ def evaluate(
     heads = model.card.heads
     every = fill(infer, once(pictures, reading.batch, reading.workers, quarantine=bad), heads)
     found = every[heads[0].name]
-    return Evaluation(figures(every, heads), per_class(found, model.classes), found, tuple(labelled.notes), bad.reasons)
+    classes = {c: row.recall for c, row in zip(model.classes, by_class(confusion(found)), strict=True)}
+    return Evaluation(figures(every, heads), classes, found, tuple(labelled.notes), bad.reasons)
 
 
 COLUMNS = ("kind", "image", "label", "split", "cache")  # what says how data is read, not which

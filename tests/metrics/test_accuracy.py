@@ -17,7 +17,8 @@ from ranks import run_ranks
 
 from tessella.card import Head
 from tessella.errors import BadInput
-from tessella.metrics.accuracy import cross_entropy, per_class, summary, top
+from tessella.metrics.accuracy import cross_entropy, top, wilson
+from tessella.metrics.confusion import by_class, confusion
 from tessella.metrics.predictions import Predictions, fill
 
 HEADS = (Head(name="label", task="classify", classes=("a", "b", "c")),)
@@ -40,17 +41,40 @@ def test_against_slow_loops(p: Predictions, k: int) -> None:
     outputs, targets = p.outputs.tolist(), p.targets.tolist()
     assert top(p, k) == oracle.top(outputs, targets, k)
     assert math.isclose(cross_entropy(p), oracle.cross_entropy(outputs, targets), rel_tol=1e-9, abs_tol=1e-9)
-    classes = tuple("abcdefg"[: p.outputs.shape[1]])
-    for number, name in enumerate(classes):
+    each = by_class(confusion(p))
+    for number in range(p.outputs.shape[1]):
         mine = [i for i, t in enumerate(targets) if t == number]
         expected = oracle.top([outputs[i] for i in mine], [number] * len(mine), 1) if mine else None
-        assert per_class(p, classes)[name] == expected
-    assert summary(p) == {"top1": top(p, 1), "top5": top(p, 5), "loss": cross_entropy(p)}
+        assert each[number].recall == expected
 
 
 def test_huge_scores_do_not_overflow() -> None:
     p = Predictions(("a", "b"), np.array([0, 1]), np.array([[3e38, -3e38], [0.0, 1e4]], np.float32))
     assert cross_entropy(p) == 0.0
+
+
+def test_an_output_that_is_no_number_is_not_right() -> None:
+    nan = float("nan")
+    p = Predictions(("a", "b", "c"), np.array([0, 0, 1]), np.array([[nan, 0], [1, nan], [nan, nan]], np.float32))
+    assert top(p, 1) == 0.0
+
+
+def test_who_is_not_known_does_not_count() -> None:
+    p = Predictions(("a", "b", "c"), np.array([0, -1, 1]), np.array([[1, 0], [5, 0], [1, 0]], np.float32))
+    kept = Predictions(("a", "c"), p.targets[[0, 2]], p.outputs[[0, 2]])
+    assert top(p, 1) == top(kept, 1) == 0.5 and cross_entropy(p) == cross_entropy(kept)
+    counted = Predictions(p.ids, np.array([0, 1, 1]), p.outputs)  # the mutation: the last class instead of nobody
+    assert top(counted, 1) != 0.5 and cross_entropy(counted) != cross_entropy(kept)
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 5), (5, 5), (3, 4), (180, 204), (1, 1), (8_400, 10_000)])
+def test_the_interval_of_a_share(right: int, n: int) -> None:
+    from scipy.stats import binomtest
+
+    expected = binomtest(right, n).proportion_ci(0.95, "wilson")
+    assert wilson(right / n, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    plain = 1.96 * math.sqrt(right / n * (1 - right / n) / n)  # the mutation: nothing at all where all are right
+    assert (right / n - plain, right / n + plain) != pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
 def test_a_tie_is_not_luck() -> None:
