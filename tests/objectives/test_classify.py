@@ -141,7 +141,7 @@ def test_class_weights_against_the_formula(mixes: bool) -> None:
 def test_weights_are_not_saved_and_must_fit() -> None:
     o = objective(0.1, weights=WEIGHTS)
     assert set(o.state_dict()) == set(objective(0.1).state_dict())
-    assert o.weights_K is not None and o.double().weights_K.dtype == torch.float64
+    assert o.weights_O is not None and o.double().weights_O.dtype == torch.float64
     with pytest.raises(BadInput, match="3 numbers for 5 classes"):
         objective(0.1, weights=(1.0, 2.0, 3.0))
     for bad in ((1.0, 0.0), (1.0, -1.0), (1.0, math.nan), (math.inf, 1.0)):
