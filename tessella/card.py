@@ -80,6 +80,7 @@ class Head:
     classes: tuple[str, ...] = ()  # of tags: what may be said of a picture, any number of them at once; of a number: ()
     mean: float = 0.0  # a number is the network's output times `scale`, plus `mean`, in the unit of the training data
     scale: float = 1.0
+    temperature: float = 1.0  # a class: logits are divided by it before they become probabilities; see calibration
 
     @property
     def outputs(self) -> int:
@@ -91,6 +92,9 @@ class Head:
             raise BadInput(
                 f"head {self.name!r} has mean {self.mean} and scale {self.scale}; give finite numbers, scale above 0"
             )
+        if not 0 < self.temperature < math.inf or (self.temperature != 1 and self.task != "classify"):
+            what = f"head {self.name!r} has temperature {self.temperature}"
+            raise BadInput(f"{what}; give a number above 0, and 1 unless it is of classes")
         if self.task == "number" and self.classes:
             raise BadInput(f"head {self.name!r} says a number and has {len(self.classes)} classes; leave them out")
         twice = [name for name, times in Counter(self.classes).items() if times > 1]

@@ -65,6 +65,7 @@ FAULTS = [
     ("heads/0/classes", ["a", "b", "a"], "'a' twice"),
     ("heads/0/classes", [1], r"heads\[0\].classes\[0\] is 1"),
     ("heads/0/task", "sing", r"heads\[0\].task is 'sing'"),
+    ("heads/0/temperature", 0, "temperature 0.0; give a number above 0"),
     ("preprocess/image/crop", 1.5, "crop is 1.5"),
     ("preprocess/image/crop", float("nan"), "preprocess.image.crop is nan"),
     ("preprocess/image/size", [224], r"preprocess.image.size is \[224\]"),
@@ -94,6 +95,7 @@ def test_cards_from_before_a_key_was_added_still_load(tmp_path: Path) -> None:
     plain = changed("licence", "Apache-2.0")
     for key in ("depth", "limits", "fill"):
         del plain["preprocess"]["image"][key]
+    del plain["heads"][0]["temperature"]
     (tmp_path / "model.json").write_text(json.dumps(plain))
     seen = cards.read(tmp_path).preprocess["image"]
     assert seen == IMAGE and (seen.depth, seen.limits, seen.fill, seen.decode) == ("uint8", None, None, "full")
@@ -111,6 +113,12 @@ def test_every_fault_names_file_and_key(key: str, value: Any, words: str, tmp_pa
         cards.read(tmp_path)
     text = str(caught.value)
     assert text.count(str(tmp_path / "model.json")) == 1 and "\n" not in text
+
+
+def test_only_classes_have_a_temperature() -> None:
+    assert Head(name="a", task="classify", classes=("x", "y"), temperature=2).temperature == 2
+    with pytest.raises(BadInput, match=r"temperature 2; .* 1 unless it is of classes"):
+        Head(name="price", task="number", temperature=2)
 
 
 def test_what_is_no_card_is_named(tmp_path: Path) -> None:

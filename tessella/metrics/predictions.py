@@ -62,6 +62,8 @@ def fill(
 
 
 def answers(outputs: Array, head: Head, at: slice) -> Array:
-    """What one head says: logits, or a number in the unit of its targets."""
+    """What one head says: logits at its temperature, or a number in the unit of its targets."""
     mine = outputs[:, at]
-    return (mine.astype(np.float64) * head.scale + head.mean).astype(np.float32) if head.task == "number" else mine
+    if head.task == "number":
+        return (mine.astype(np.float64) * head.scale + head.mean).astype(np.float32)
+    return mine if head.temperature == 1 else mine / np.float32(head.temperature)

@@ -71,7 +71,7 @@ class Model:
     def predict(self, paths: Paths, top: int = 5, batch: int = 16, on_bad: OnBad | None = None) -> list[Prediction]:
         """A picture that cannot be read is an error; with `on_bad` it is told there and has no answer."""
         read, logits = self._run(self._classifier(), paths, batch, on_bad)
-        probabilities = torch.from_numpy(logits).double().softmax(-1).numpy()
+        probabilities = (torch.from_numpy(logits).double() / self.card.heads[0].temperature).softmax(-1).numpy()
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, : min(top, len(self.classes))]
         return [
             Prediction(name, tuple(self.classes[k] for k in row), tuple(float(p[k]) for k in row))
