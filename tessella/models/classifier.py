@@ -33,13 +33,22 @@ class AttentionPool(nn.Module):
         self.mlp = Mlp(width, int(width * mlp_ratio), "gelu" if cfg.mlp == "swiglu" else cfg.mlp)
 
     def forward(self, patches_BND: Tensor) -> Tensor:
-        batch = patches_BND.shape[0]
-        q_1A1K = self.q(self.latent).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        q = q_1A1K.expand(batch, -1, -1, -1)
-        k, v = self.kv(patches_BND).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, A, N, K)
+        q, k, v = self._queries_keys_values(patches_BND)
         x: Tensor = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))  # (B, 1, D)
         x = x + self.mlp(self.norm(x))
         return x[:, 0]
+
+    def map(self, patches_BND: Tensor) -> Tensor:
+        """The softmax map (B, A, N) of the learned query."""
+        q, k, _ = self._queries_keys_values(patches_BND)
+        scores_BA1N: Tensor = (q.float() * q.shape[-1] ** -0.5) @ k.float().mT
+        return scores_BA1N.softmax(dim=-1)[:, :, 0]
+
+    def _queries_keys_values(self, patches_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, A, 1, K), (B, A, N, K), (B, A, N, K)."""
+        q_1A1K = self.q(self.latent).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = self.kv(patches_BND).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return q_1A1K.expand(patches_BND.shape[0], -1, -1, -1), k, v
 
 
 class Pool(nn.Module):
