@@ -66,6 +66,9 @@ class SwiGLU(nn.Module):
         x: Tensor = self.drop(self.fc2(self.drop(F.silu(gate_BTH) * value_BTH)))
         return x
 
+    def stacked(self) -> list[tuple[Tensor, int]]:
+        return [(self.fc1.weight, 2)]
+
 
 class LayerScale(nn.Module):
     """A learned factor per feature (CaiT); its initial value is set by the network's init_weights."""
@@ -131,6 +134,9 @@ class Attention(nn.Module):
             q = q[:, :, queries]
         scores_BAQT: Tensor = (q.float() * self.scale) @ k.float().transpose(-2, -1)
         return scores_BAQT.softmax(dim=-1)
+
+    def stacked(self) -> list[tuple[Tensor, int]]:
+        return [(self.qkv.weight, 3)]
 
 
 class StemConv(nn.Module):

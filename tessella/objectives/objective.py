@@ -1,6 +1,6 @@
 """The one contract between what is learned and how it is trained.
 
-The trainer knows `Objective` and `Tower` and none of their children.
+The trainer knows `Objective`, `Tower` and `Stacked`, and none of their children.
 """
 
 from __future__ import annotations
@@ -73,4 +73,13 @@ class Tower(Protocol):
 
     def no_decay(self) -> frozenset[str]:
         """Names, relative to the tower, of parameters that weight decay must leave alone (tables, tokens)."""
+        ...
+
+
+@runtime_checkable
+class Stacked(Protocol):
+    """A module with parameters that are several matrices, one upon the other: an optimiser of matrices parts them."""
+
+    def stacked(self) -> list[tuple[Tensor, int]]:
+        """Such a parameter and how many matrices its rows are cut into, equally."""
         ...

@@ -127,11 +127,21 @@ def whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def like(full: Tensor, example: Tensor) -> Tensor:
-    """`full` laid out as `example` is: its device, and its shards if it has some."""
+    """`full`, which every rank has, laid out as `example` is: its device, and its shards if it has some."""
     full = full.to(device=example.device, dtype=full.dtype)
     if isinstance(example, DTensor):
-        return distribute_tensor(full, example.device_mesh, example.placements)
+        return distribute_tensor(full, example.device_mesh, example.placements, src_data_rank=None)
     return full
+
+
+def unsharded(tensor: Tensor) -> Tensor:
+    """All of it, on every rank; of shards a collective."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What lies on this rank; written to, the shard itself changes."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def fill(here: dict[str, Tensor], saved: dict[str, Tensor], what: str) -> None:
@@ -146,7 +156,7 @@ def fill(here: dict[str, Tensor], saved: dict[str, Tensor], what: str) -> None:
 
 def norm_of(gradients: list[Tensor]) -> Tensor:
     total: Tensor = nn.utils.get_total_norm(gradients)
-    return total.full_tensor() if isinstance(total, DTensor) else total
+    return unsharded(total)
 
 
 def on_every_rank(work: Callable[[], Any]) -> Any:

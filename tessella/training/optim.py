@@ -1,40 +1,114 @@
-"""Parameter groups and AdamW. Depth and decay are asked of the towers; nobody parses parameter names."""
+"""Which rule moves which parameter, and how fast: asked of the towers, never read from names."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..objectives.objective import Tower
+from ..objectives.objective import Stacked, Tower
+from . import distributed
+from .lion import Lion
+from .muon import Muon
+from .settings import TrainConfig
+
+MOMENTUM = {"sgd": 0.9, "muon": 0.95}  # what is usual
 
 
-def placement(objective: nn.Module, layer_decay: float) -> dict[str, tuple[float, bool]]:
-    """Parameter name -> (learning-rate scale, decays). Vectors and what a tower names do not decay; inside a tower the
-    rate falls by `layer_decay` with each block towards the input."""
-    out = {name: (1.0, p.ndim > 1) for name, p in objective.named_parameters()}
+class Place(NamedTuple):
+    scale: float  # of the learning rate: inside a tower it falls by `layer_decay` with each block towards the input
+    decays: bool  # vectors and what a tower names do not
+    matrices: int  # of a block, that lie in it one upon the other; 0: it is no matrix of a block
+
+
+def placement(objective: nn.Module, layer_decay: float) -> dict[str, Place]:
+    """Where every parameter of the objective stands, by name."""
+    out = {name: Place(1.0, p.ndim > 1, 0) for name, p in objective.named_parameters()}
+    stacked = _stacked(objective)
     for prefix, module in objective.named_modules():
         if not isinstance(module, Tower):
             continue
         last, spared = len(module.units()) + 1, module.no_decay()
+        repeated = {id(p) for unit in module.units() for p in unit.parameters() if p.ndim == 2}
         for name, p in objective.get_submodule(prefix).named_parameters():
-            full = f"{prefix}.{name}" if prefix else name
-            out[full] = (layer_decay ** (last - module.depth_of(name)), p.ndim > 1 and name not in spared)
+            full, decays = f"{prefix}.{name}" if prefix else name, p.ndim > 1 and name not in spared
+            matrices = stacked.get(id(p), 1) if decays and id(p) in repeated else 0
+            out[full] = Place(layer_decay ** (last - module.depth_of(name)), decays, matrices)
     return out
 
 
-def make_optimizer(
-    objective: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float], layer_decay: float
-) -> torch.optim.AdamW:
-    """Each group carries its `scale`; the trainer sets lr = schedule * scale before every step."""
-    groups: dict[tuple[float, bool], dict[str, Any]] = {}
-    places = placement(objective, layer_decay)
+def _stacked(objective: nn.Module) -> dict[int, int]:
+    """id of a parameter -> how many matrices it is, where it is more than one."""
+    parts = [m for m in objective.modules() if isinstance(m, Stacked)]
+    return {id(p): n for part in parts for p, n in part.stacked()}
+
+
+class Optimizers:
+    """One optimiser for each rule that is in use, as one: rates are set, steps taken, tensors kept together."""
+
+    def __init__(self, objective: nn.Module, parts: list[torch.optim.Optimizer]):
+        self.parts = parts
+        self.parameters = dict(objective.named_parameters())
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for part in self.parts for group in part.param_groups]
+
+    def set_rate(self, lr: float) -> None:
+        for group in self.param_groups:
+            group["lr"] = lr * group["scale"]
+
+    def step(self) -> None:
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self) -> None:
+        for part in self.parts:
+            part.zero_grad(set_to_none=True)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it remembers, as `parameter|slot`. Shards stay shards."""
+        names = {id(p): name for name, p in self.parameters.items()}
+        kept = [(names[id(p)], slots) for part in self.parts for p, slots in part.state.items()]
+        return {f"{name}|{slot}": value for name, slots in kept for slot, value in slots.items() if value is not None}
+
+    def fill(self, saved: dict[str, Tensor]) -> None:
+        """What `tensors` gave, whole again, before the first step."""
+        owner = {id(p): part for part in self.parts for group in part.param_groups for p in group["params"]}
+        for key, value in saved.items():
+            name, slot = key.rsplit("|", 1)
+            p = self.parameters[name]
+            here = distributed.like(value, p.detach()) if value.ndim else value.to(p.device)
+            owner[id(p)].state[p][slot] = here
+
+
+def make_optimizer(objective: nn.Module, cfg: TrainConfig, bf16: bool = False) -> Optimizers:
+    """Each group carries its `scale`. `bf16`: the training multiplies so; then Muon's products do too."""
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    places = placement(objective, cfg.layer_decay)
     for name, p in objective.named_parameters():
         if not p.requires_grad:
             continue
-        scale, decays = places[name]
-        decay = weight_decay if decays else 0.0
-        group = groups.setdefault((scale, decays), {"params": [], "scale": scale, "weight_decay": decay})
-        group["params"].append(p)
-    return torch.optim.AdamW(list(groups.values()), lr=lr, betas=betas, fused=True)
+        place = places[name]
+        rule = cfg.optimizer if cfg.optimizer != "muon" or place.matrices else "adamw"  # the rest of muon's parameters
+        scale = place.scale * (cfg.matrix_scale if rule == "muon" else 1.0)
+        group = {"params": [], "scale": scale, "weight_decay": cfg.weight_decay if place.decays else 0.0}
+        if rule == "muon":
+            group["matrices"] = place.matrices
+        groups.setdefault((rule, *(group[k] for k in group if k != "params")), group)["params"].append(p)
+    rules = list(dict.fromkeys(key[0] for key in groups))
+    return Optimizers(objective, [_rule(r, [g for k, g in groups.items() if k[0] == r], cfg, bf16) for r in rules])
+
+
+def _rule(rule: str, groups: list[dict[str, Any]], cfg: TrainConfig, bf16: bool) -> torch.optim.Optimizer:
+    momentum = MOMENTUM.get(rule, 0.0) if cfg.momentum is None else cfg.momentum
+    match rule:
+        case "sgd":
+            return torch.optim.SGD(groups, lr=cfg.lr, momentum=momentum, nesterov=momentum > 0)
+        case "lion":
+            return Lion(groups, cfg.lr, cfg.betas)
+        case "muon":
+            return Muon(groups, cfg.lr, momentum, torch.bfloat16 if bf16 else torch.float32)
+        case _:
+            return torch.optim.AdamW(groups, lr=cfg.lr, betas=cfg.betas, fused=True)

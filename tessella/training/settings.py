@@ -18,6 +18,9 @@ class TrainConfig:
     lr: float = 1e-3  # peak
     min_lr: float = 1e-6  # at the end
     warmup: int = 50  # steps
+    optimizer: Literal["adamw", "sgd", "lion", "muon"] = "adamw"  # muon: matrices of blocks; AdamW the rest
+    momentum: float | None = None  # of sgd (0.9 unless given) and muon (0.95)
+    matrix_scale: float = 1.0  # muon: learning rate of the matrices, in units of lr
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
     layer_decay: float = 1.0  # < 1: blocks near the input learn more slowly
@@ -43,10 +46,11 @@ def refuse_values(train: Mapping[str, Any]) -> None:
         _require(train[key] >= 1, key, train, "1 or more")
     for key in ("warmup", "evaluate_every"):
         _require(train[key] >= 0, key, train, "0 or more")
-    for key in ("lr", "min_lr", "weight_decay"):
+    for key in ("lr", "min_lr", "weight_decay", "matrix_scale"):
         _require(0 <= train[key] < math.inf, key, train, "a finite number, 0 or more")
     _require(0 < train["layer_decay"] <= 1, "layer_decay", train, "a number above 0, up to 1")
     _require(all(0 <= beta < 1 for beta in train["betas"]), "betas", train, "two numbers from 0 to below 1")
+    _require(train["momentum"] is None or 0 <= train["momentum"] < 1, "momentum", train, "a number from 0 to below 1")
     _require(train["clip"] is None or train["clip"] > 0, "clip", train, "a norm above 0, or none")
     _require(train["ema"] is None or 0 <= train["ema"] < 1, "ema", train, "a decay from 0 to below 1, or none")
 

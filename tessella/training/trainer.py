@@ -109,7 +109,7 @@ class Trainer:
         if choose.compiling(cfg.compile, device.type, 0.0)[0] == "on":
             distributed.compile_units(objective)
         self.call = distributed.spread(objective, device, cfg.shard)
-        self.optimizer = make_optimizer(objective, cfg.lr, cfg.weight_decay, cfg.betas, cfg.layer_decay)
+        self.optimizer = make_optimizer(objective, cfg, self.bf16)
         self.average = Average(objective.model, cfg.ema) if cfg.ema is not None else None
         self.metrics: dict[str, float] = {}
         self.history: list[Row] = []
@@ -145,10 +145,9 @@ class Trainer:
         if not bool(torch.isfinite(parallel.sum_over_ranks(losses["loss"] + norm))):  # one verdict for all ranks
             self._diverged(step, micros)
         self.lr = learning_rate(step, cfg.steps, cfg.lr, cfg.min_lr, cfg.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * group["scale"]
+        self.optimizer.set_rate(self.lr)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         self.objective.after_step(progress)
         if self.average is not None:
             self.average.update(self.objective.model, step)
@@ -160,7 +159,7 @@ class Trainer:
         self, step: int, micros: list[Batch], counts: list[dict[str, float]], totals: dict[str, float]
     ) -> dict[str, Tensor]:
         """Forward and backward over all micro-batches; returns this rank's part of every loss and metric."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         self.objective.before_step(step / self.cfg.steps)
         told: dict[str, Tensor] = {}
         for i, micro in enumerate(micros):
@@ -188,7 +187,7 @@ class Trainer:
 
     def _halve(self, samples: int, error: BaseException) -> None:
         """The same step again in smaller pieces; `forward` changed no state, and the seeds are the same."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         memory.release(self.device, error)
         here = f"out of memory with micro-batches of {-(-samples // self.parts)}"
         if self.objective.whole_batch:
@@ -261,7 +260,7 @@ class Trainer:
         """The state, then the model that ships; each appears whole or not at all."""
         if self.job.folder is not None:
             tensors = {"objective": distributed.whole(dict(self.objective.state_dict()))}
-            tensors["optimizer"] = distributed.whole(self._optimizer_tensors())
+            tensors["optimizer"] = distributed.whole(self.optimizer.tensors())
             if self.average is not None:
                 tensors["average"] = distributed.whole(self.average.tensors)
             facts = {"identity": dict(self.job.identity), "parts": self.parts, "metrics": self.metrics}
@@ -310,14 +309,5 @@ class Trainer:
         distributed.fill(dict(self.objective.state_dict()), snapshot.tensors["objective"], "objective")
         if self.average is not None:
             distributed.fill(self.average.tensors, snapshot.tensors["average"], "average")
-        parameters = dict(self.objective.named_parameters())
-        for key, value in snapshot.tensors["optimizer"].items():
-            name, slot = key.rsplit("|", 1)
-            p = parameters[name]
-            self.optimizer.state[p][slot] = distributed.like(value, p.detach()) if value.ndim else value.to(p.device)
+        self.optimizer.fill(snapshot.tensors["optimizer"])
         return snapshot.step
-
-    def _optimizer_tensors(self) -> dict[str, Tensor]:
-        names = {id(p): n for n, p in self.objective.named_parameters()}
-        slots = self.optimizer.state.items()
-        return {f"{names[id(p)]}|{slot}": value for p, kept in slots for slot, value in kept.items()}

@@ -141,7 +141,7 @@ def decays_by_depth(objective: Segment) -> bool:
     run(objective, steps=1, warmup=0, layer_decay=0.5, weight_decay=0.0, clip=None, lr=1e-2)
     moved = {name: (p.detach() - before[name]).abs().max().item() for name, p in objective.named_parameters()}
     return placed.keys() == moved.keys() and all(
-        placed[name][0] == scale_of(name, 0.5) and math.isclose(moved[name], 1e-2 * placed[name][0], rel_tol=0.02)
+        placed[name].scale == scale_of(name, 0.5) and math.isclose(moved[name], 1e-2 * placed[name].scale, rel_tol=0.02)
         for name in moved
     )
 
@@ -173,10 +173,10 @@ def test_no_name_is_parsed() -> None:
 
 def test_tables_do_not_decay() -> None:
     objective = pyramid()
-    spared = {name for name, (_, decays) in placement(objective, 1.0).items() if not decays}
+    spared = {name for name, place in placement(objective, 1.0).items() if not place.decays}
     assert spared == {n for n, p in objective.named_parameters() if p.ndim == 1} | {f"{TOWER}places"}
     assert objective.segmenter.backbone.places.ndim > 1, "the probe has no teeth"
-    groups = make_optimizer(objective, 1e-3, 0.05, (0.9, 0.95), 0.5).param_groups
+    groups = make_optimizer(objective, TrainConfig(layer_decay=0.5)).param_groups
     assert sum(len(group["params"]) for group in groups) == len(list(objective.parameters()))
 
 
