@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import resource
 import sys
@@ -9,12 +10,23 @@ import traceback
 
 import torch
 
+SAID = (  # by everybody who allocates, in errors of no class of their own
+    "can't allocate memory",  # torch's allocator for processors
+    "not enough memory: you tried to allocate",  # the same, on Windows
+    "out of memory",  # CUDA, MPS, NCCL
+    "ALLOC_FAILED",  # cuBLAS, cuDNN, cuSOLVER: their workspaces
+    "bad_alloc",  # C++
+    "Cannot allocate memory",  # the system: mmap, fork
+)
+
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """The CPU's allocator raises a plain RuntimeError."""
+    """Most who run out of memory raise a plain RuntimeError, and say so in words."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in SAID)
 
 
 def release(device: torch.device, error: BaseException) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .. import parallel
 from ..errors import BadInput, DiskFull, Diverged, Stopped, TessellaError
 from ..objectives.objective import Batch, Objective
-from . import choose, distributed, memory, state
+from . import choose, distributed, memory, retry, state
 from .batch import check, move, size, split
 from .clock import Clock, Feed
 from .diagnose import diagnose
@@ -70,6 +70,8 @@ def train(
     with distributed.processes(device), StopSignal() as stop:
         trainer = Trainer(cfg, objective, job, device)
         start = trainer.restore()
+        for part in trainer.optimizer.parts:
+            retry.allocate(part)
         stream = batches(start)
         with Log(job.folder, cfg.steps, job.quiet).start(start) as log:
             for step in range(start, cfg.steps):
@@ -103,6 +105,7 @@ class Trainer:
         refuse(objective, cfg.batch, cfg.accumulate, cfg.ema)
         self.cfg, self.job, self.device = cfg, job, device
         self.parts = cfg.accumulate  # grows when memory runs out
+        self.shortage = retry.Shortage(objective.whole_batch)
         self.bf16 = choose.precision(cfg.precision, device.type)[0] == "bf16"
         self.objective = objective.to(device).train()
         self.finish = job.finish.to(device) if job.finish is not None else nn.Identity()
@@ -135,22 +138,17 @@ class Trainer:
                 return "done"
             try:
                 losses = self._gradients(step, micros, counts, totals)
+                self.objective.after_backward(progress)
+                norm = self._clip()
                 break
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not memory.is_out_of_memory(error):
-                    raise
+            except retry.SHORT as error:
                 self._halve(size(batch), error)
-        self.objective.after_backward(progress)
-        norm = self._clip()
         if not bool(torch.isfinite(parallel.sum_over_ranks(losses["loss"] + norm))):  # one verdict for all ranks
             self._diverged(step, micros)
         self.lr = learning_rate(step, cfg.steps, cfg.lr, cfg.min_lr, cfg.warmup)
         self.optimizer.set_rate(self.lr)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.objective.after_step(progress)
-        if self.average is not None:
-            self.average.update(self.objective.model, step)
+        self._update(step, progress)
+        self.shortage.over()
         self.figures = losses | {"norm": norm}
         self.clock.add(time.perf_counter() - began, waited, totals[""])
         return "done"
@@ -185,22 +183,25 @@ class Trainer:
     def _autocast(self) -> Any:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
-    def _halve(self, samples: int, error: BaseException) -> None:
+    def _update(self, step: int, progress: float) -> None:
+        for part in self.optimizer.parts:
+            retry.update(part, self.device)
+        self.optimizer.zero_grad()
+        held = [*self.objective.parameters(), *self.objective.buffers()]
+        retry.in_place(lambda: self.objective.after_step(progress), lambda: retry.changes(held), self.device)
+        average = self.average
+        if average is not None:
+            kept, model = list(average.tensors.values()), self.objective.model
+            retry.in_place(lambda: average.update(model, step), lambda: retry.changes(kept), self.device)
+
+    def _halve(self, samples: int, error: Exception) -> None:
         """The same step again in smaller pieces; `forward` changed no state, and the seeds are the same."""
+        if not memory.is_out_of_memory(error):
+            raise error
         self.optimizer.zero_grad()
         memory.release(self.device, error)
-        here = f"out of memory with micro-batches of {-(-samples // self.parts)}"
-        if self.objective.whole_batch:
-            cure = "this objective needs its batch whole: use smaller chunks inside it, or a smaller --train.batch"
-            raise BadInput(f"{here}; {cure}") from error
-        if parallel.active():
-            cure = f"start again with --train.accumulate {2 * self.parts}"
-            raise BadInput(f"{here} on rank {parallel.rank()}; {cure}") from error
-        if self.parts >= samples:
-            raise BadInput("out of memory with a single sample; use a smaller model or smaller pictures") from error
-        self.parts = min(2 * self.parts, samples)
-        now = -(-samples // self.parts)
-        self._notes.append(f"{here}: going on with {now}, the global batch stays {self.cfg.batch}")
+        self.parts, note = self.shortage.more_parts(self.parts, samples, error)
+        self._notes.append(note)
 
     def _clip(self) -> Tensor:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -248,8 +249,17 @@ class Trainer:
         self.clock = Clock()
 
     def _infer(self, batch: Batch) -> Any:
-        with self._autocast():
-            return self.objective.infer(self.finish(move(batch, self.device)))
+        def infer(piece: Batch) -> Any:
+            with self._autocast():
+                return self.objective.infer(self.finish(move(piece, self.device)))
+
+        while True:
+            try:
+                told = retry.in_pieces(infer, batch, self.parts)
+                self.shortage.over()
+                return told
+            except retry.SHORT as error:
+                self._halve(size(batch), error)
 
     def _shipped_weights(self) -> Any:
         return nullcontext() if self.average is None else self.average.worn_by(self.objective.model)
