@@ -24,6 +24,7 @@ $(VENV)/core.stamp: pyproject.toml constraints.txt
 $(VENV)/dev.stamp: $(VENV)/core.stamp
 	@echo 'installing what the tests need into $(VENV)'
 	@$(PIP) -c constraints.txt -e '.[dev]'
+	@$(PIP) -c constraints.txt --no-deps trackio  # it asks for an older Pillow than ours, for pictures, which we never log
 	@touch $@
 
 setup: $(VENV)/dev.stamp  ## .venv with everything that the tests need

@@ -52,6 +52,7 @@ FREE = (
     "train.log_every",
     "train.keep",
     "train.save_every",
+    "train.sinks",
 )
 
 

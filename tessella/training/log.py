@@ -1,16 +1,18 @@
-"""What a run says while it runs: one JSON line a row, always; a bar on a terminal, plain lines elsewhere."""
+"""What a run says while it runs: one JSON line a row, always; a bar on a terminal, plain lines elsewhere; and sinks."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from .. import parallel
 from ..durable import write_file
+from .sinks import Sinks, open_sinks
 
 Row = dict[str, Any]
 
@@ -18,9 +20,11 @@ Row = dict[str, Any]
 class Log:
     """Rows go to `folder/log.jsonl`. On resuming, rows of steps that will be run again are dropped first."""
 
-    def __init__(self, folder: Path | None, steps: int, quiet: bool = False):
+    def __init__(self, folder: Path | None, steps: int, quiet: bool = False, sinks: Sequence[str] = ()):
         self.path = folder / "log.jsonl" if folder is not None and parallel.is_main() else None
         self.steps = steps
+        self.names = sinks
+        self.sinks: Sinks | None = None
         self.shown = parallel.is_main() and not quiet
         self.file: Any = None
         self.bar: Any = None
@@ -34,6 +38,8 @@ class Log:
                 kept = [line for line in self.path.read_text().splitlines() if _before(line, step)]
                 write_file(self.path, "".join(line + "\n" for line in kept))
             self.file = open(self.path, "a", encoding="utf-8")  # closed in __exit__
+            if self.names:
+                self.sinks = open_sinks(self.names, self.path.parent, step)
         if self.shown and sys.stderr.isatty():
             self.bar = _bar()
             self.bar.start()
@@ -48,18 +54,23 @@ class Log:
     ) -> None:
         if self.bar is not None:
             self.bar.stop()
+            self.bar = None
         if self.file is not None:
             self.file.close()
+        if self.sinks is not None and kind is not KeyboardInterrupt:  # who wants to leave at once waits for nobody
+            self._tell(self.sinks.close(done=kind is None))
 
     def row(self, row: Row) -> None:
         """A row of figures at a step."""
         if self.file is not None:
             self.file.write(json.dumps(row) + "\n")
             self.file.flush()
-        told = " · ".join(f"{k} {_short(v)}" for k, v in row.items() if k in _TOLD or "/" in k)
+        if self.sinks is not None:
+            self._tell(self.sinks.row(row))
+        result, told = any(key.startswith("val/") for key in row), _told(row)
         if self.bar is not None:
             self.bar.update(self.task, told=told)
-        elif self.shown and (time.monotonic() - self.said > 10 or any("/" in k for k in row)):
+        elif self.shown and (time.monotonic() - self.said > 10 or result):
             self.said = time.monotonic()
             print(f"step {row['step'] + 1}/{self.steps} · {told}", file=sys.stderr, flush=True)
 
@@ -69,11 +80,25 @@ class Log:
 
     def note(self, text: str) -> None:
         """A sentence for the person who watches."""
-        if self.shown:
-            print(text, file=sys.stderr, flush=True) if self.bar is None else self.bar.console.print(text, markup=False)
+        self._tell([text])
+        if self.sinks is not None:
+            self._tell(self.sinks.note(text))
+
+    def _tell(self, lines: Sequence[str]) -> None:
+        for line in lines if self.shown else ():
+            print(line, file=sys.stderr, flush=True) if self.bar is None else self.bar.console.print(line, markup=False)
 
 
 _TOLD = ("loss", "lr", "images/s", "waiting", "eta")
+MOST = 7  # figures of an evaluation on the console; several heads have dozens
+
+
+def _told(row: Row) -> str:
+    """loss 1.2 · lr 0.001 · ..., or val top1 0.9 · top5 1 · ... for the figures of an evaluation."""
+    found = [f"{key.removeprefix('val/')} {_short(v)}" for key, v in row.items() if key.startswith("val/")]
+    if found:
+        return "val " + " · ".join(found[:MOST] + ["..."] * (len(found) > MOST))
+    return " · ".join(f"{key} {_short(row[key])}" for key in row if key in _TOLD)
 
 
 def _before(line: str, step: int) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import BadInput
+from .sinks import SinkName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class TrainConfig:
     evaluate_every: int = 0  # steps; 0: at the end only
     save_every: int = 500  # steps; the last step is always saved
     keep: int = 2  # states kept
+    sinks: tuple[SinkName, ...] = ()  # where rows go beside log.jsonl
 
     def __post_init__(self) -> None:
         refuse_values(vars(self))

@@ -73,7 +73,7 @@ def train(
         for part in trainer.optimizer.parts:
             retry.allocate(part)
         stream = batches(start)
-        with Log(job.folder, cfg.steps, job.quiet).start(start) as log:
+        with Log(job.folder, cfg.steps, job.quiet, cfg.sinks).start(start) as log:
             for step in range(start, cfg.steps):
                 waited = time.perf_counter()
                 batch = next(stream, None)

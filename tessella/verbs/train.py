@@ -27,6 +27,7 @@ from ..recipes.scratch import scratch
 from ..runtime.load import load
 from ..runtime.model import Model
 from ..training import choose, distributed, state
+from ..training.sinks import refuse_missing
 from ..training.trainer import train as train_objective
 from .doctor import machine
 
@@ -125,6 +126,7 @@ class Settled:
 def settle(asked: Asked) -> Settled:
     """Opens the data, and gives every setting its value: recipe < files < settings, the rest by data and machine."""
     sources, draft = asked.sources(), asked.draft()
+    refuse_missing(draft.train.sinks)
     splits = open_data(draft.data)
     start, reasons = _start(draft, asked.recipe, asked.model, splits)
     half, _ = override(start, [_part(source, ("preprocess",), drop=True) for source in sources])
@@ -150,6 +152,7 @@ def resume(folder: str | Path, *, settings: Mapping[str, Any] | None = None, all
     before = decode(Run, written.get("run"), f"{place / 'run.json'}: run")
     run, given = override(before, [dict(settings or {})])
     run = _from_anywhere(run)
+    refuse_missing(run.train.sinks)
     with distributed.processes(torch.device(choose.device(run.train.device)[0])):
         splits = open_data(run.data)
         old = read_plain(place / "data.json") | build.settings(before)
