@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import __version__, parallel
-from .card import Card, Head, Preprocess, Resize
+from .card import TARGET, Card, Head, Preprocess, Resize
 from .config import encode, flatten
 from .data.checks.statistics import measured
 from .data.loading.loader import Loader, LoaderConfig, default_workers, once
 from .data.loading.pictures import Pictures
 from .data.loading.quarantine import Quarantine, tell
+from .data.origins.targets import ClassColumn
 from .data.pixels.finish import Finish
 from .data.source import DataConfig, Source, Splits
 from .errors import BadInput, TessellaError
@@ -30,7 +31,7 @@ from .metrics.predictions import Predictions, fill
 from .models.architecture import ClassifierConfig, ViTConfig
 from .models.classifier import Classifier
 from .models.size import macs
-from .objectives.classify import Classify, ClassifyConfig
+from .objectives.classify import Classify, ClassifyConfig, HeadConfig
 from .objectives.objective import Batch, Objective
 from .training import Job, TrainConfig, choose
 from .training.seeds import reseed
@@ -100,14 +101,13 @@ def derive(run: Run, given: dict[str, str], splits: Splits) -> Choices:
         return value
 
     t, n = run.train, len(splits.train) * run.data.repeats
-    if given.get("model.classes") and run.model.classes != len(splits.classes):
-        what = f"model.classes is {run.model.classes}, but the data has {len(splits.classes)} class folders"
+    outputs = sum(head.outputs for head in splits.heads)
+    if given.get("model.classes") and run.model.classes != outputs:
+        what = f"model.classes is {run.model.classes}, but the data has {outputs} classes"
         raise BadInput(f"{what}; leave it out, it follows from the data")
-    model, preprocess = _sized(run, len(splits.classes))
+    model, preprocess = _sized(run, outputs)
     preprocess = _normalised(preprocess, splits.train, given, reasons)
-    weights = class_weights(splits.train, run.class_weights)
-    if run.class_weights != "none":
-        weights = choose_("objective.weights", weights, f"{run.class_weights}, by class", run.objective.weights)
+    objective = _weighted(run, splits, choose_)
     batch = choose_("train.batch", _batch(t.batch, n), f"{n} training pictures", t.batch)
     passes = f"{run.epochs:g} passes over {n} pictures" + " (with repeats)" * (run.data.repeats > 1)
     steps = choose_("train.steps", max(1, math.ceil(run.epochs * n / batch)), passes, t.steps)
@@ -145,7 +145,6 @@ def derive(run: Run, given: dict[str, str], splits: Splits) -> Choices:
     if run.data.balance != "none" and splits.train.chunks is not None:
         reasons["data.balance"] = (run.data.balance, "draws from all shards at once, so reads are far apart: slower")
     data = replace(run.data, workers=workers)
-    objective = replace(run.objective, weights=weights or run.objective.weights)
     settled = replace(run, model=model, objective=objective, preprocess=preprocess, train=train, data=data)
     return Choices(settled, reasons)
 
@@ -162,11 +161,29 @@ def _normalised(
     return found
 
 
-def class_weights(source: Source, kind: ClassWeights) -> tuple[float, ...]:
+def _weighted(run: Run, splits: Splits, choose_: Callable[..., Any]) -> ClassifyConfig:
+    """With a weight for each class: of the only head, or of each that says a class."""
+    objective, kind = run.objective, run.class_weights
+    if kind == "none":
+        return objective
+    named = {name.removeprefix(TARGET): c for name, c in splits.train.targets.items() if isinstance(c, ClassColumn)}
+    if splits.train.labels is None and not named:
+        raise BadInput(f"class_weights is {kind!r}, and no target is a class; leave it out")
+    if splits.train.labels is not None:
+        weights = class_weights(splits.train.labels, len(splits.classes), kind)
+        return replace(objective, weights=choose_("objective.weights", weights, f"{kind}, by class", objective.weights))
+    heads = dict(objective.heads)
+    for name, column in named.items():
+        own = heads.get(name, HeadConfig())
+        weights = class_weights(column.numbers[column.numbers >= 0], len(column.names), kind)
+        key = f"objective.heads.{name}.weights"
+        heads[name] = replace(own, weights=choose_(key, weights, f"{kind}, by class", own.weights))
+    return replace(objective, heads=heads)
+
+
+def class_weights(labels: NDArray[np.int64], classes: int, kind: ClassWeights) -> tuple[float, ...]:
     """One for each class, their mean over the samples is 1; a class without pictures weighs 1."""
-    if source.labels is None or kind == "none":
-        return ()
-    counts: NDArray[np.float64] = np.bincount(source.labels, minlength=len(source.classes)).astype(np.float64)
+    counts: NDArray[np.float64] = np.bincount(labels, minlength=classes).astype(np.float64)
     there = counts > 0
     held = np.where(there, counts, 1.0)
     rare = 1 / held if kind == "balanced" else (1 - EFFECTIVE) / (1 - EFFECTIVE**held)
@@ -224,7 +241,7 @@ def objects(run: Run, splits: Splits, folder: Path, allow: tuple[str, ...] = ())
     if run.preprocess is None:
         raise BadInput("run.preprocess is not settled; call build.derive first")
     reseed(run.train.seed, -1)
-    objective = _objective(run)
+    objective = _objective(run, splits.heads)
     rank, world = parallel.rank(), parallel.world()
     pictures = Pictures(splits.train, run.preprocess, run.data.augment, run.train.seed, run.data.mix)
     cut = LoaderConfig(
@@ -240,7 +257,7 @@ def objects(run: Run, splits: Splits, folder: Path, allow: tuple[str, ...] = ())
     loader = Loader(pictures, cut, _quarantine(run, splits.train, folder, "train"))
 
     def ship(tensors: dict[str, Tensor], metrics: dict[str, float], step: int) -> None:
-        write_model(folder / "model", tensors, _card(run, heads_of(splits), metrics, step))
+        write_model(folder / "model", tensors, _card(run, splits.heads, metrics, step))
 
     job = Job(
         folder=folder,
@@ -263,7 +280,7 @@ def _evaluation(run: Run, splits: Splits, folder: Path) -> Callable[[Infer], dic
     assert run.preprocess is not None and splits.val is not None
     held_out, rank, world = Pictures(splits.val, run.preprocess), parallel.rank(), parallel.world()
     bad, batch = _quarantine(run, splits.val, folder, "val"), max(1, run.train.batch // world)
-    heads = heads_of(splits)
+    heads = splits.heads
 
     def evaluate(infer: Infer) -> dict[str, float]:
         found = fill(infer, once(held_out, batch, run.data.workers, rank, world, bad), heads)
@@ -282,10 +299,10 @@ def _keep(folder: Path, found: dict[str, Predictions]) -> None:
         tell(f"the predictions are not kept ({error}); the run goes on, its report will lack them")
 
 
-def _objective(run: Run) -> Objective:
+def _objective(run: Run, heads: tuple[Head, ...]) -> Objective:
     match run.objective:
         case ClassifyConfig():
-            return Classify(run.objective, Classifier(run.model))
+            return Classify(run.objective, Classifier(run.model), heads)
 
 
 def identity(run: Run, splits: Splits) -> dict[str, Any]:
@@ -294,17 +311,19 @@ def identity(run: Run, splits: Splits) -> dict[str, Any]:
         "data.train": splits.train.fingerprint(),
         "data.val": splits.val.fingerprint() if splits.val is not None else None,
     }
-    return settings(run) | data | {"classes": list(splits.classes)}
+    return settings(run) | data | outputs_of(splits)
+
+
+def outputs_of(splits: Splits) -> dict[str, Any]:
+    """What the outputs of the network mean."""
+    if not splits.targets:
+        return {"classes": list(splits.classes)}
+    return {f"target {head.name}": [head.task, *head.classes] for head in splits.targets}
 
 
 def settings(run: Run) -> dict[str, Any]:
     """What must not change between stop and resume, without the data."""
     return {k: v for k, v in flatten(encode(run)).items() if k not in FREE}
-
-
-def heads_of(splits: Splits) -> tuple[Head, ...]:
-    """What the network is to say: of class folders and alike one thing, the class."""
-    return splits.heads or (Head(name="label", task="classify", classes=splits.classes),)
 
 
 def _card(run: Run, heads: tuple[Head, ...], metrics: dict[str, float], step: int) -> Card:

@@ -20,6 +20,7 @@ from . import config, durable
 from .errors import BadInput
 
 NAME = "model.json"
+LABEL, TARGET = "label", "target/"  # leaves of a batch: see `leaves`
 FORMAT_VERSION = 1  # raise it when an older reader would misread the file, not when a key is added
 
 
@@ -102,6 +103,11 @@ class Head:
             raise BadInput(f"classes of head {self.name!r} has {twice[0]!r} twice; names must differ")
 
 
+def alone(classes: tuple[str, ...]) -> Head:
+    """The one head of a network that says a class and nothing else."""
+    return Head(name=LABEL, task="classify", classes=classes)
+
+
 def slices(heads: Sequence[Head]) -> dict[str, slice]:
     """Which of the network's outputs are whose: one linear layer says everything, head after head."""
     ends = list(itertools.accumulate(head.outputs for head in heads))
@@ -110,7 +116,12 @@ def slices(heads: Sequence[Head]) -> dict[str, slice]:
 
 def leaves(heads: Sequence[Head]) -> dict[str, str]:
     """Where a batch has the targets of each head: those of a single one are its `label`."""
-    return {head.name: "label" if len(heads) == 1 else f"target/{head.name}" for head in heads}
+    return {head.name: LABEL if len(heads) == 1 else f"{TARGET}{head.name}" for head in heads}
+
+
+def is_target(leaf: str) -> bool:
+    """Whether a leaf of a batch is what a head learns."""
+    return leaf == LABEL or leaf.startswith(TARGET)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,6 +62,7 @@ def train(
     model: Annotated[str | None, typer.Option(help="Architecture; see `tessella list`.")] = None,
     recipe: Annotated[str | None, typer.Option(help="compact (pictures up to 112 px) or scratch.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the training pictures.")] = None,
+    targets: Annotated[str | None, typer.Option(help="Columns of a table to learn: colour,price,tags.")] = None,
     batch: Annotated[int | None, typer.Option(help="Pictures a step, over all processes.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the picture that the model sees, in pixels.")] = None,
     channels: Annotated[int | None, typer.Option(help="Channels of the pictures, where it is not 3.")] = None,
@@ -82,6 +83,7 @@ def train(
     data, files, settings = sort_words(words or [])
     short = {
         "epochs": epochs,
+        "data.targets": None if targets is None else [name.strip() for name in targets.split(",")],
         "train.batch": batch,
         "size": size,
         "model.backbone.channels": channels,

@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..card import Head
+from ..card import Head, alone
+from ..config import nearest
 from ..errors import BadInput
 from .names import Names
 from .pixels.augment import AugmentConfig
@@ -22,6 +23,7 @@ from .pixels.mix import MixConfig
 
 Rows = NDArray[np.int64]
 Labels = NDArray[np.int64]
+Kind = Literal["classify", "tags", "number"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,8 @@ class DataConfig:
     image: str | None = None  # of a table: the column with the file's name or bytes; None: found by its name
     label: str | None = None  # of a table: the column with the class; of tar shards: the suffix or JSON key
     split: str | None = None  # of a table: the column that says train, val or test
+    targets: tuple[str, ...] = ()  # of a table: the columns to be learned, each by a head of its own; instead of label
+    kinds: dict[str, Kind] = field(default_factory=dict)  # of these columns, where their values say another
     cache: str | None = None  # where what is fetched is kept; None: the user's cache folder
     validation: str | None = None  # another address with the same classes; None: what `path` has, else a share of train
     val_share: float = 0.2  # share of each class held out where no validation pictures are found; 0: no validation
@@ -51,6 +55,14 @@ class DataConfig:
             raise BadInput(f"data.workers is {self.workers}; give 0 or more")
         if not 0 <= self.max_bad <= 1:
             raise BadInput(f"data.max_bad is {self.max_bad}; give a share in [0, 1], such as 0.01")
+        twice = [name for name in self.targets if self.targets.count(name) > 1]
+        if twice or not all(self.targets):
+            raise BadInput(f"data.targets names {twice[0] if twice else ''!r} twice or nothing; name each column once")
+        if self.targets and self.label is not None:
+            raise BadInput(f"data.label is {self.label!r} and data.targets are given too; add it to the targets")
+        for name in self.kinds:
+            if name not in self.targets:
+                raise BadInput(f"data.kinds has {name!r}, which is no target{nearest(name, self.targets)}")
         if self.repeats < 1:
             raise BadInput(f"data.repeats is {self.repeats}; give 1 or more")
 
@@ -137,7 +149,11 @@ class Splits(NamedTuple):
     val: Source | None
     classes: tuple[str, ...]
     notes: list[str]
-    heads: tuple[Head, ...] = ()  # what is to be said of a picture, where that was asked for; empty: its class
+    targets: tuple[Head, ...] = ()  # what is to be said of a picture, where somebody named it; empty: its class
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        return self.targets or (alone(self.classes),)
 
 
 def held_out(everything: Source, share: float, seed: int, notes: list[str]) -> Splits:
@@ -155,9 +171,11 @@ def held_out(everything: Source, share: float, seed: int, notes: list[str]) -> S
     return Splits(train, val, classes, notes)
 
 
-def split(source: Source, share: float, seed: int) -> tuple[Source, Source]:
-    """Hold out the same share of every class (at least one, never all), by hash: new files move few old ones."""
-    labels = np.zeros(len(source), dtype=np.int64) if source.labels is None else source.labels
+def split(source: Source, share: float, seed: int, strata: Labels | None = None) -> tuple[Source, Source]:
+    """Hold out the same share of every class (at least one, never all), by hash: new files move few old ones.
+    `strata`: other groups than the classes of which the same share is held out."""
+    none = np.zeros(len(source), dtype=np.int64)
+    labels = strata if strata is not None else none if source.labels is None else source.labels
     salt = str(seed).encode() + b"\0"
     ranks = np.frombuffer(
         b"".join(

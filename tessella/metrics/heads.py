@@ -14,3 +14,22 @@ def figures(found: Mapping[str, Predictions], heads: Sequence[Head]) -> dict[str
     if len(heads) == 1:
         return each[heads[0].name]
     return {f"{head}/{name}": value for head, told in each.items() for name, value in told.items()}
+
+
+def spoken(metrics: Mapping[str, float]) -> list[str]:
+    """The first figure of each head, as a person reads it."""
+    heads: dict[str, dict[str, float]] = {}
+    for key, value in metrics.items():
+        head, _, name = key.rpartition("/")
+        heads.setdefault(head, {})[name] = value
+    told = {head: _first(m) for head, m in heads.items()}
+    return [f"{head}: {line}" if head else line for head, line in told.items() if line]
+
+
+def _first(m: Mapping[str, float]) -> str:
+    loss = f" (loss {m['loss']:.4f})" if "loss" in m else ""
+    if "top1" in m:
+        return f"top-1 {100 * m['top1']:.2f} %{loss}"
+    if "map" in m:
+        return f"mAP {100 * m['map']:.2f} %{loss}"
+    return f"mean error {m['mae']:.4g}" + (f" (R2 {m['r2']:.3f})" if "r2" in m else "") if "mae" in m else ""

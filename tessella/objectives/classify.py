@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..card import Head, leaves, slices
+from ..card import LABEL, Head, alone, leaves, slices
 from ..config import nearest
 from ..errors import BadInput
 from ..models.classifier import Classifier
@@ -91,13 +91,13 @@ class Classify(Objective):
         """heads: what the outputs of the network mean; none: all of them are the classes of `label`."""
         super().__init__()
         outputs = network.cfg.classes
-        heads = heads or (Head(name="label", task="classify", classes=tuple(str(i) for i in range(outputs))),)
+        heads = heads or (alone(tuple(str(i) for i in range(outputs))),)
         if sum(head.outputs for head in heads) != outputs:
             raise BadInput(f"model.classes is {outputs}, and the heads need {sum(head.outputs for head in heads)}")
         self.cfg = cfg
         self.network = network
         self.parts = _parts(cfg, heads)
-        self.alone = len(heads) == 1
+        self.single = len(heads) == 1
         # Not persistent: the settings already say these numbers.
         self.register_buffer("weights_O", _weights(cfg, self.parts), persistent=False)
 
@@ -118,18 +118,20 @@ class Classify(Objective):
         losses, metrics = {}, {}
         for part in self.parts:
             each = [self._loss(part, outputs_BO[:, part.at], batch) for outputs_BO in said]
-            losses[part.head.name] = part.weight * torch.stack(each).mean()
-            metrics[self._figure(part)] = _figure(part, together_BO[:, part.at], batch)
+            loss, figure = self._names(part)
+            losses[loss] = part.weight * torch.stack(each).mean()
+            metrics[figure] = _figure(part, together_BO[:, part.at], batch)
         return losses, metrics
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Known targets, and of a mixed picture by their share; a class alone is always known."""
-        if self.alone and self.parts[0].head.task == "classify":
+        if self.single and self.parts[0].head.task == "classify":
             return {}
         named = {}
         for part in self.parts:
-            named[part.head.name] = _mass(_shares(part, batch))
-            named[self._figure(part)] = known(part, _most(part, batch)).mean(1).sum()
+            loss, figure = self._names(part)
+            named[loss] = _mass(_shares(part, batch))
+            named[figure] = known(part, _most(part, batch)).mean(1).sum()
         return dict(zip(named, torch.stack(list(named.values())).tolist(), strict=True))
 
     def _loss(self, part: Part, outputs_BE: Tensor, batch: Batch) -> Tensor:
@@ -149,9 +151,10 @@ class Classify(Objective):
         normal_B = (targets.nan_to_num() - part.head.mean) / part.head.scale
         return of_number(part.loss, outputs_BE[:, 0], normal_B)[:, None]
 
-    def _figure(self, part: Part) -> str:
-        name = "mae" if part.head.task == "number" else "accuracy"
-        return name if self.alone else f"{part.head.name}/{name}"
+    def _names(self, part: Part) -> tuple[str, str]:
+        """Of loss and figure, in the log."""
+        figure = "mae" if part.head.task == "number" else "accuracy"
+        return (LABEL, figure) if self.single else (f"{part.head.name}/loss", f"{part.head.name}/{figure}")
 
 
 def known(part: Part, targets: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def _refuse_contradictions(card: Card, folder: Path) -> None:
     """What was edited by hand must not give a class another's name."""
     if "image" not in card.preprocess:
         raise BadInput(f"{folder}: model.json has no preprocess.image; without it no picture can be prepared")
-    outputs, names = card.architecture.get("classes"), len(card.heads[0].classes) if card.heads else 0
+    outputs, names = card.architecture.get("classes"), sum(head.outputs for head in card.heads)
     if outputs is not None and outputs != names:
         raise BadInput(f"{folder}: model.json names {names} classes for {outputs} outputs; give one name an output")
 

@@ -21,6 +21,7 @@ from ..data.origins.open import absolute, is_local, open_data, stem
 from ..data.source import Splits
 from ..durable import hold, remove_folder, write_file
 from ..errors import BadInput, readable
+from ..metrics.heads import spoken
 from ..models.presets import PRESETS, classifier
 from ..recipes.compact import compact
 from ..recipes.scratch import scratch
@@ -51,10 +52,8 @@ class Trained:
     def tell(self) -> None:
         if not self.speaks:
             return
-        if self.metrics:
-            print(
-                f"top-1 {100 * self.metrics['top1']:.2f} % on the held-out pictures (loss {self.metrics['loss']:.4f})"
-            )
+        for line in spoken(self.metrics):
+            print(f"{line} on the held-out pictures")
         print(f"model   {self.folder / 'model'}\nlog     {self.folder / 'log.jsonl'}\nstate   {self.folder / 'state'}")
         print(f"next    tessella predict {self.folder} PICTURE")
 
@@ -157,8 +156,8 @@ def resume(folder: str | Path, *, settings: Mapping[str, Any] | None = None, all
         splits = open_data(run.data)
         old = read_plain(place / "data.json") | build.settings(before)
         state.refuse_changes(old, _manifest(splits) | build.settings(run), allow)
-        if len(splits.classes) != run.model.classes:
-            there, here = run.model.classes, len(splits.classes)
+        if (here := sum(head.outputs for head in splits.heads)) != run.model.classes:
+            there = run.model.classes
             raise BadInput(f"the model has {there} classes and the data {here}; a new number needs a new run")
         if parallel.is_main() and (given or allow):  # what was allowed is the run from now on
             _write(place, run, written.get("origins", {}) | given, splits, written)
@@ -252,10 +251,8 @@ def _forget_unstarted(folder: Path) -> None:
 
 def _tell(splits: Splits, choices: Choices) -> None:
     held = len(splits.val) if splits.val is not None else 0
-    print(
-        f"{len(splits.train):,} training and {held:,} held-out pictures of {len(splits.classes)} classes",
-        file=sys.stderr,
-    )
+    of = f"of {len(splits.classes)} classes" if splits.classes else f"with {len(splits.targets)} targets"
+    print(f"{len(splits.train):,} training and {held:,} held-out pictures {of}", file=sys.stderr)
     for note in splits.notes:
         print(f"  {readable(note)}", file=sys.stderr)
     for key, (value, why) in choices.reasons.items():
@@ -265,7 +262,7 @@ def _tell(splits: Splits, choices: Choices) -> None:
 
 def _manifest(splits: Splits) -> dict[str, Any]:
     """Every file by name and size, to say later what changed."""
-    out: dict[str, Any] = {"classes": list(splits.classes)}
+    out: dict[str, Any] = build.outputs_of(splits)
     for key, source in (("data.train", splits.train), ("data.val", splits.val)):
         out[key] = [f"{name} ({size} bytes)" for name, size in source.manifest()] if source is not None else []
     return out

@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...card import Preprocess
+from ...card import Preprocess, is_target
 from ...errors import BadInput
 from ..pixels.augment import AugmentConfig, augment, augment_followed, stacked
 from ..pixels.decode import header
 from ..pixels.geometry import Geometry, evaluation_geometry
 from ..pixels.mix import MixConfig, mixed
 from ..pixels.transforms import prepare
-from ..source import Source
+from ..source import Column, Source
 from .following import PLACED, follow
 from .order import Key
 from .samples import Batch, Spot
@@ -109,9 +109,11 @@ class Pictures:
         batch: Batch = {"ids": [s["ids"] for s in samples], "image": self._stack([s["image"] for s in samples])}
         if self.source.labels is not None:
             batch["label"] = torch.tensor([s["label"] for s in samples], dtype=torch.int64)
-        for name in self.source.targets:
+        for name, column in self.source.targets.items():
             values = [s[name] for s in samples if name in s]
-            if name == "mask":
+            if is_target(name):
+                batch[name] = _targets(column, values)
+            elif name == "mask":
                 batch[name] = (
                     torch.stack(values) if values else torch.empty(0, *self.preprocess.size, dtype=torch.uint8)
                 )
@@ -128,3 +130,9 @@ class Pictures:
             kinds = {"uint8": torch.uint8, "uint16": torch.uint16, "float32": torch.float32}
             return torch.empty((0, self.preprocess.channels, *self.preprocess.size), dtype=kinds[self.preprocess.depth])
         return stacked(images, None if self.mix is not None else empty)  # mixing makes a copy
+
+
+def _targets(column: Column, values: list[Any]) -> Tensor:
+    """(B,) whole numbers or floats, or (B, K), of any number of samples, none too."""
+    whole = np.stack([np.asarray(value) for value in (column[0], *values)])[1:]
+    return torch.from_numpy(whole.astype(np.float32) if whole.dtype == np.float64 else whole)

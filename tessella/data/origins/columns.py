@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ...card import TARGET
 from ...errors import BadInput
 from ..names import Names, in_order
 from ..source import Column, DataConfig, Reader, Rows
+from .cells import Gathered
 from .folder import TRAIN, VALIDATION
 from .listing import Listing
 from .targets import CaptionColumn, LabelsColumn, NumberColumn, Spans
@@ -36,7 +38,8 @@ ROLES: dict[str, tuple[str, ...]] = {  # what columns are called, compared witho
     "caption": tuple("caption text captions texts description".split()),
     "split": tuple("split partition subset fold".split()),
 }
-OPTIONS = {"image": "--data.image", "label": "--data.label", "split": "--data.split"}
+OPTIONS = {"image": "--data.image", "label": "--data.label", "split": "--data.split", "targets": "--targets"}
+LEARNED = ("label", "labels", "number", "caption")  # roles that are not looked for where somebody names the targets
 PARTS = 127  # most names of parts: they are numbered in int8
 Block = Mapping[str, Sequence[Any]]  # role -> the cells of some rows
 
@@ -73,7 +76,10 @@ def choose(header: Header, cfg: DataConfig) -> tuple[dict[str, str], list[str]]:
     for role, given in (("image", cfg.image), ("label", cfg.label), ("split", cfg.split)):
         if given is not None:
             found[role] = _given(header, role, given)
+    _asked(header, cfg, found)
     for role, known in ROLES.items():
+        if cfg.targets and role in LEARNED:
+            continue
         named = [c for c in header.columns if key(c) in known and c not in found.values()]
         if role == "image" and role not in found:
             named = [c for c in named if c in header.pictures] or (named or sorted(header.pictures))
@@ -89,7 +95,7 @@ def choose(header: Header, cfg: DataConfig) -> tuple[dict[str, str], list[str]]:
         named.sort(key=lambda c: known.index(key(c)) if key(c) in known else 0)
         notes += [f"column {other!r} is not used: {named[0]!r} is the {role}" for other in named[1:]]
         found[role] = named[0]
-    if not {"label", "labels"} & {*found}:
+    if not cfg.targets and not {"label", "labels"} & {*found}:
         usual = ", ".join(ROLES["label"][:3])
         notes.append(f"no column is called {usual} or alike: {OPTIONS['label']} says which of {_list(header.columns)}")
     if found.get("label") in header.lists:
@@ -103,6 +109,19 @@ def choose(header: Header, cfg: DataConfig) -> tuple[dict[str, str], list[str]]:
             f"{_list(header.columns)}; say which names the picture: {OPTIONS['image']} COLUMN"
         )
     return found, notes
+
+
+def _asked(header: Header, cfg: DataConfig, found: dict[str, str]) -> None:
+    """The columns that somebody named as what is to be learned."""
+    for name in cfg.targets:
+        column = _given(header, "targets", name)
+        if column in header.pictures or key(column) in (*ROLES["image"], *ROLES["base64"]):
+            raise BadInput(f"{header.path}: column {column!r} holds the pictures, and is no target; mend --targets")
+        if column in found.values():
+            what = next(role for role, other in found.items() if other == column)
+            what = "two targets" if what.startswith(TARGET) else f"the {what} and a target"
+            raise BadInput(f"{header.path}: column {column!r} is {what}; give each column one meaning")
+        found[f"{TARGET}{name}"] = column
 
 
 def _given(header: Header, role: str, given: str) -> str:
@@ -239,6 +258,7 @@ class Cells:
         self._lengths, self._lists = array("q"), False  # of the labels of each row; some came as a list
         self._numbers, self._odd = array("d"), list[str]()
         self._captions, self._counts = Texts(), array("q")
+        self._targets = dict[str, Gathered]()
         self._known: dict[str, tuple[str, ...]] = {}
         self._roles: dict[str, str] = {}  # role -> column, of all tables
 
@@ -246,7 +266,8 @@ class Cells:
         """The next blocks are from this table."""
         for role, column in roles.items():
             names = header.known.get(column)
-            if role in {"label", "labels"} and names is not None and self._known.setdefault(role, names) != names:
+            classed = role in {"label", "labels"} or role.startswith(TARGET)
+            if classed and names is not None and self._known.setdefault(role, names) != names:
                 raise BadInput(f"{header.path}: its classes are not those of the tables before it; open it alone")
         lost = sorted({*self._roles} - {*roles} - {"name"}) if self.rows else []
         new = sorted({*roles} - {*self._roles} - {"name"}) if self.rows else []
@@ -270,6 +291,9 @@ class Cells:
                 self._several(cell, where)
         elif role == "split":
             self._split.add([text(cell, where).strip().lower() for cell in cells])
+        elif role.startswith(TARGET):
+            found = self._targets.setdefault(role, Gathered())
+            found.add(self._named(cells, role, where) if role in self._known else cells, lambda c: text(c, where))
         elif role == "number":
             for cell in cells:
                 self._number(cell, where)
@@ -320,7 +344,7 @@ class Cells:
     # ------------------------------------------------------------ the end
 
     def told(self) -> Told:
-        notes, targets = self.notes, dict[str, Column]()
+        notes, targets = self.notes, dict[str, Column]({role: one.column() for role, one in self._targets.items()})
         label, names, ordered = self._classes(targets)
         split, splits = self._parts()
         if ordered and "label" not in self._known and label is not None and split is not None:

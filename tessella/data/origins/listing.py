@@ -95,12 +95,12 @@ def _shared_depth(ids: Sequence[str]) -> int:
 def settle(listing: Listing, cfg: DataConfig) -> Splits:
     """Train by its name or all there is; validation by its name or a share of train. Classes are those of train."""
     where, label = listing.where, _labels(listing)
-    train_part = _part(listing, TRAIN)
-    val_part = _part(listing, VALIDATION)
+    train_part = part_of(listing, TRAIN)
+    val_part = part_of(listing, VALIDATION)
     notes = list(listing.notes)
     if listing.splits and train_part is None:
         raise BadInput(f"{where} has {', '.join(listing.splits)} but no train part; name one of them train")
-    chosen = np.ones(len(label), dtype=bool) if train_part is None else _in(listing, train_part)
+    chosen = np.ones(len(label), dtype=bool) if train_part is None else inside(listing, train_part)
     counts = np.bincount(label[chosen & (label >= 0)], minlength=len(listing.names))
     present = [name for name, n in zip(listing.names, counts, strict=True) if n or listing.ordered]
     classes = tuple(present) if listing.ordered else in_order(present)[0]
@@ -113,19 +113,19 @@ def settle(listing: Listing, cfg: DataConfig) -> Splits:
     notes += [f"class {name!r} has no pictures" for name in empty]
     if (bare := int((chosen & (label < 0)).sum())) > 0:
         notes.append(f"{bare:,} pictures without a label left out")
-    notes += _unused(listing, {train_part, val_part if cfg.validation is None else None})
+    notes += unused(listing, {train_part, val_part if cfg.validation is None else None})
     if cfg.validation is not None:
         return Splits(train, None, classes, notes)  # the caller opens the other address
     if val_part is None:
         return held_out(train, cfg.val_share, cfg.seed, notes)
-    val, said = _known(listing, np.flatnonzero(_in(listing, val_part)), label, classes, val_part)
+    val, said = _known(listing, np.flatnonzero(inside(listing, val_part)), label, classes, val_part)
     return Splits(train, val, classes, notes + said)
 
 
 def settle_known(listing: Listing, classes: Sequence[str]) -> Opened:
     """For a network with these classes: the validation part where there is one, else all; labels by name."""
-    label, part = _labels(listing), _part(listing, VALIDATION)
-    chosen = np.ones(len(label), dtype=bool) if part is None else _in(listing, part)
+    label, part = _labels(listing), part_of(listing, VALIDATION)
+    chosen = np.ones(len(label), dtype=bool) if part is None else inside(listing, part)
     told = [f"evaluating on the {part} part of {listing.where}"] if part is not None else []
     source, notes = _known(listing, np.flatnonzero(chosen), label, tuple(classes), part or listing.where)
     return Opened(source, [*told, *listing.notes, *notes])
@@ -159,19 +159,19 @@ def _why(listing: Listing) -> str:
     return "; ".join([*listing.notes, LAYOUT])
 
 
-def _part(listing: Listing, known: tuple[str, ...]) -> str | None:
+def part_of(listing: Listing, known: tuple[str, ...]) -> str | None:
     return next(iter(parts_in(listing.splits, known)), None)
 
 
-def _in(listing: Listing, part: str) -> NDArray[np.bool_]:
+def inside(listing: Listing, part: str) -> NDArray[np.bool_]:
     assert listing.split is not None
     return np.asarray(listing.split == listing.splits.index(part))
 
 
-def _unused(listing: Listing, used: set[str | None]) -> list[str]:
+def unused(listing: Listing, used: set[str | None]) -> list[str]:
     if listing.split is None:
         return []
-    left = [(name, int(_in(listing, name).sum())) for name in listing.splits if name not in used]
+    left = [(name, int(inside(listing, name).sum())) for name in listing.splits if name not in used]
     left += [("outside of all parts", int((listing.split < 0).sum()))]
     return [f"{n:,} pictures not used: {name}" for name, n in left if n]
 

@@ -13,8 +13,10 @@ from typing import Literal
 
 import numpy as np
 
+from ...card import LABEL, Head
 from ...errors import BadInput
 from ..source import DataConfig, Opened, Source, Splits
+from .asked import no_table, settle_asked, settle_for
 from .folder import SUFFIXES, every_folder, open_folder
 from .folder import open_labelled as labelled_folder
 from .listing import Listing, as_it_lies, settle, settle_known
@@ -55,19 +57,21 @@ def origin(address: str) -> Origin:
 def open_data(cfg: DataConfig) -> Splits:
     """What a training run reads."""
     listing = _listing(cfg)
+    if listing is None and cfg.targets:
+        raise BadInput(no_table(cfg.path, cfg.targets))
     if listing is None:
         if cfg.validation is None or _listing(replace(cfg, path=cfg.validation)) is None:
             return open_folder(cfg.path, validation=cfg.validation, val_share=cfg.val_share, seed=cfg.seed)
         splits = open_folder(cfg.path, val_share=0)
     else:
-        splits = settle(listing, cfg)
+        splits = settle_asked(listing, cfg) if cfg.targets else settle(listing, cfg)
     if cfg.validation is None:
         return splits
-    val, notes = open_labelled(cfg.validation, splits.classes, cfg)
+    val, notes = open_for(cfg.validation, splits.heads, cfg)
     told = [note for note in splits.notes if "val_share" not in note]
     if absolute(cfg.validation) == absolute(cfg.path) and np.isin(val.rows, splits.train.rows).any():
         told.append(f"validation is the training data itself ({cfg.path}): its figures will flatter")
-    return Splits(splits.train, val, splits.classes, told + notes)
+    return splits._replace(val=val, notes=told + notes)
 
 
 def open_labelled(address: str | Path, classes: Sequence[str], cfg: DataConfig | None = None) -> Opened:
@@ -75,6 +79,20 @@ def open_labelled(address: str | Path, classes: Sequence[str], cfg: DataConfig |
     at = os.fspath(address)
     listing = _listing(replace(cfg or DataConfig(path=at), path=at))
     return labelled_folder(at, classes) if listing is None else settle_known(listing, classes)
+
+
+def open_for(address: str | Path, heads: Sequence[Head], cfg: DataConfig) -> Opened:
+    """What a network with these heads is evaluated on. A single class may lie in folders as well as in a column."""
+    at = os.fspath(address)
+    if len(heads) == 1 and heads[0].task == "classify" and heads[0].name == LABEL:
+        return open_labelled(at, heads[0].classes, replace(cfg, targets=(), kinds={}))
+    names = tuple(head.name for head in heads)
+    listing = _listing(replace(cfg, path=at, targets=names, kinds={}, label=None))
+    if len(heads) == 1 and heads[0].task == "classify" and (listing is None or listing.label is not None):
+        return open_labelled(at, heads[0].classes, replace(cfg, targets=(), kinds={}))
+    if listing is None:
+        raise BadInput(no_table(at, names))
+    return settle_for(listing, heads)
 
 
 def open_splits(cfg: DataConfig) -> tuple[dict[str, Source], tuple[str, ...], list[str]]:

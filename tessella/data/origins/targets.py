@@ -1,4 +1,4 @@
-"""Typed targets beside the class: boxes, captions, numbers, several labels, masks, each packed into a few arrays.
+"""Typed targets: boxes, captions, numbers, classes, tags, several labels, masks, each packed into a few arrays.
 
 A column holds one value for every sample. Like `Names`, it is a handful of objects however many samples there are, and
 `take` shares what it holds, so workers that are forked share it too. Two columns with equal values have one digest,
@@ -80,6 +80,12 @@ def _feed(hasher: hashlib._Hash, values: NDArray[Any]) -> None:
 
 def _hasher(what: str, names: Sequence[str] = ()) -> hashlib._Hash:
     return hashlib.sha256("\0".join([what, *names, ""]).encode("utf-8", "surrogateescape"))
+
+
+def digest_of(what: str, names: Sequence[str], values: NDArray[Any]) -> bytes:
+    hasher = _hasher(what, names)
+    _feed(hasher, values)
+    return hasher.digest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,6 +207,59 @@ class LabelsColumn:
     def digest(self) -> bytes:
         hasher = _hasher("labels", self.names)
         self.spans.feed(hasher, self.numbers)
+        return hasher.digest()
+
+
+@dataclass(frozen=True, eq=False)
+class ClassColumn:
+    """A class for every sample, by number; -1: unknown."""
+
+    numbers: NDArray[np.int64]
+    names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, i: int) -> int:
+        return int(self.numbers[i])
+
+    def take(self, rows: Rows) -> ClassColumn:
+        return ClassColumn(self.numbers[rows], self.names)
+
+    def digest(self) -> bytes:
+        return digest_of("class", self.names, self.numbers)
+
+
+@dataclass(frozen=True, eq=False)
+class TagsColumn:
+    """For every sample which of all tags it has; one that is unknown is NaN for each of them.
+
+    Few different sets of tags, most often, for many samples: each set is held once.
+    """
+
+    numbers: NDArray[np.int64]  # of the tags of all sets, one set after another
+    spans: Spans  # of the sets
+    sets: NDArray[np.int64]  # which of them each sample has, -1: unknown
+    names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.sets)
+
+    def __getitem__(self, i: int) -> NDArray[np.float32]:
+        """(K,)"""
+        if self.sets[i] < 0:
+            return np.full(len(self.names), np.nan, dtype=np.float32)
+        there = np.zeros(len(self.names), dtype=np.float32)
+        there[self.numbers[self.spans.of_sample(int(self.sets[i]))]] = 1
+        return there
+
+    def take(self, rows: Rows) -> TagsColumn:
+        return TagsColumn(self.numbers, self.spans, self.sets[rows], self.names)
+
+    def digest(self) -> bytes:
+        hasher = _hasher("tags", self.names)
+        _feed(hasher, self.sets >= 0)
+        self.spans.take(self.sets[self.sets >= 0]).feed(hasher, self.numbers)
         return hasher.digest()
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ...card import is_target
 from ...errors import BadInput
 from ..loading.seeded import generator
 
@@ -85,7 +86,7 @@ def mixed(
     turns: Sequence[int] = (),
 ) -> dict[str, Any]:
     """The batch with mixed `image` (B, C, h, w), and beside `label` the leaves `mix_label` (B,) int64, the partner's
-    label, and `mix` (B,) float32, the weight of the own one.
+    label, and `mix` (B,) float32, the weight of the own one. Of several targets `mix_target/NAME` beside each.
 
     For a collate: `mixed(batch, [positions in the whole step], [epochs], cfg, seed, [turns])`, one entry for each
     sample that is really there; the batch holds `ids`, `image`, `label`. `turns` tells apart the views of a picture
@@ -97,7 +98,8 @@ def mixed(
     turns = turns or [0] * len(ids)
     if not len(positions) == len(epochs) == len(turns) == len(ids):
         raise ValueError(f"{len(ids)} samples, {len(positions)} positions, {len(epochs)} epochs")
-    if "label" not in batch:
+    targets = [leaf for leaf in batch if is_target(leaf)]
+    if not targets:
         raise BadInput("mixing needs labels, and this data has none; leave data.mix out")
     row_of = {position: row for row, position in enumerate(positions)}
     image: Tensor = batch["image"]
@@ -112,7 +114,8 @@ def mixed(
         if mix.weight < 1:
             blend(out[row].numpy(), image[other].numpy(), mix)
             partners[row], weights[row] = other, mix.weight
-    return batch | {"image": out, "mix_label": batch["label"][partners], "mix": weights}
+    others = {f"mix_{leaf}": batch[leaf][partners] for leaf in targets}
+    return batch | {"image": out, **others, "mix": weights}
 
 
 def blend(image: NDArray[Any], other: NDArray[Any], mix: Mix) -> None:
