@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -19,6 +19,7 @@ from ..data.pixels.finish import Finish
 from ..data.pixels.transforms import prepare
 from ..errors import BadInput, readable
 from ..models.classifier import Classifier
+from .answers import Answer, answers
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Paths = str | Path | Sequence[str | Path]
@@ -27,14 +28,16 @@ OnBad = Callable[[Bad], None]
 
 @dataclass(frozen=True)
 class Prediction:
-    """One picture: class names with probabilities, most likely first."""
+    """One picture: class names with probabilities, most likely first; of several heads each one's answer."""
 
     id: str
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # as the first head says
     probabilities: tuple[float, ...]
+    heads: Mapping[str, Answer]  # by name
 
     def __str__(self) -> str:
-        told = ", ".join(f"{n} {100 * p:.1f} %" for n, p in zip(self.names, self.probabilities, strict=True))
+        alone = len(self.heads) == 1
+        told = " · ".join(str(answer) if alone else f"{name} {answer}" for name, answer in self.heads.items())
         return readable(f"{self.id}: {told}")
 
 
@@ -61,7 +64,7 @@ class Model:
         return self.network(images.to(self.device))
 
     def logits(self, paths: Paths, batch: int = 16) -> Array:
-        """(N, classes), fp32."""
+        """(N, classes), fp32: what all heads say, side by side in the order of the card."""
         return self._run(self._classifier(), paths, batch)[1]
 
     def embed(self, paths: Paths, batch: int = 16) -> Array:
@@ -69,14 +72,14 @@ class Model:
         return self._run(self._classifier().embed, paths, batch)[1]
 
     def predict(self, paths: Paths, top: int = 5, batch: int = 16, on_bad: OnBad | None = None) -> list[Prediction]:
-        """A picture that cannot be read is an error; with `on_bad` it is told there and has no answer."""
-        read, logits = self._run(self._classifier(), paths, batch, on_bad)
-        probabilities = (torch.from_numpy(logits).double() / self.card.heads[0].temperature).softmax(-1).numpy()
-        best = np.argsort(-probabilities, axis=1, kind="stable")[:, : min(top, len(self.classes))]
-        return [
-            Prediction(name, tuple(self.classes[k] for k in row), tuple(float(p[k]) for k in row))
-            for name, row, p in zip(read, best, probabilities, strict=True)
-        ]
+        """A picture that cannot be read is an error; with `on_bad` it is told there and has no answer. `top`: how many
+        classes each head that says one names; of tags those that are likely."""
+        read, outputs = self._run(self._classifier(), paths, batch, on_bad)
+        if not read:
+            return []
+        found = zip(read, answers(self.card.heads, outputs, top), strict=True)
+        first = self.card.heads[0].name
+        return [Prediction(name, said[first].names, said[first].probabilities, said) for name, said in found]
 
     def _classifier(self) -> Classifier:
         if not isinstance(self.network, Classifier):

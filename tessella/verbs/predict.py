@@ -53,7 +53,9 @@ class Predicted:
         if name in self.unreadable:
             return {"id": name, "error": self.unreadable[name]}
         p = self.found[name]
-        return {"id": name, "classes": list(p.names), "probabilities": list(p.probabilities)}
+        each = {head: answer.plain() for head, answer in p.heads.items()}
+        alone = len(each) == 1 and next(iter(p.heads.values())).task == "classify"
+        return {"id": name} | (next(iter(each.values())) if alone else {"heads": each})
 
 
 def predict(

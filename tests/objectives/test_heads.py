@@ -21,6 +21,7 @@ PRICE = Head(name="price", task="number", mean=100.0, scale=20.0)
 TAGS = Head(name="tags", task="tags", classes=("old", "used"))
 HEADS = (COLOUR, PRICE, TAGS)
 NAN = float("nan")
+NAMES = {"colour/loss", "price/loss", "tags/loss", "colour/accuracy", "price/mae", "tags/accuracy"}
 
 
 def objective(cfg: ClassifyConfig | None = None, heads: tuple[Head, ...] = HEADS, distill: bool = False) -> Classify:
@@ -79,13 +80,15 @@ def test_each_head_against_the_formula(make: Any) -> None:
     o, b = objective(), make()
     losses, metrics = o(b, 0.0)
     told = expected(o, b)
-    assert list(losses) == ["colour", "price", "tags"]
-    assert {n: float(v.detach()) for n, v in losses.items()} == pytest.approx(told, rel=1e-5)
+    assert list(losses) == ["colour/loss", "price/loss", "tags/loss"]
+    assert {n.removesuffix("/loss"): float(v.detach()) for n, v in losses.items()} == pytest.approx(told, rel=1e-5)
     assert set(metrics) == {"colour/accuracy", "price/mae", "tags/accuracy"}
     filled = b | {"target/colour": b["target/colour"].clamp(min=0)}
-    assert float(o(filled, 0.0)[0]["colour"].detach()) != pytest.approx(told["colour"], rel=1e-4), "a gap that counts"
+    assert float(o(filled, 0.0)[0]["colour/loss"].detach()) != pytest.approx(told["colour"], rel=1e-4), (
+        "a gap that counts"
+    )
     zero = b | {"target/price": b["target/price"].nan_to_num()}
-    assert float(o(zero, 0.0)[0]["price"].detach()) != pytest.approx(told["price"], rel=1e-3)
+    assert float(o(zero, 0.0)[0]["price/loss"].detach()) != pytest.approx(told["price"], rel=1e-3)
 
 
 def test_figures_of_a_step() -> None:
@@ -116,7 +119,7 @@ def test_cutting_changes_nothing(cuts: list[tuple[int, int]], make: Any) -> None
         o = objective()
         each = [o.counts(part) for part in parts]
         totals = {name: sum(c[name] for c in each) for name in each[0]}
-        assert set(totals) == {"colour", "price", "tags", "colour/accuracy", "price/mae", "tags/accuracy"}
+        assert set(totals) == NAMES
         for part, counts in zip(parts, each, strict=True):
             losses, _ = o(part, 0.0)
             share = {n: len(part["ids"]) / 6 if naive else counts[n] / totals[n] for n in losses}
@@ -134,9 +137,8 @@ def test_cutting_changes_nothing(cuts: list[tuple[int, int]], make: Any) -> None
 
 def test_counts_are_what_is_known() -> None:
     o = objective()
-    told = o.counts(batch())
-    assert told == {"colour": 4, "price": 4, "tags": 4, "colour/accuracy": 4, "price/mae": 4, "tags/accuracy": 4}
-    assert o.counts(mixed())["colour"] == pytest.approx(1.0 + 0.75 + 1.0 + 1.0 + 1.0 + 0.4)
+    assert o.counts(batch()) == dict.fromkeys(NAMES, 4)
+    assert o.counts(mixed())["colour/loss"] == pytest.approx(1.0 + 0.75 + 1.0 + 1.0 + 1.0 + 0.4)
     assert objective(heads=(COLOUR,)).counts({"ids": ["a"], "label": torch.tensor([1])}) == {}
 
 
@@ -158,19 +160,19 @@ def test_a_head_learns_from_its_outputs_alone() -> None:
     """The gradient of one head's loss touches its rows of the linear layer, and no other."""
     for name, rows in (("colour", slice(0, 3)), ("price", slice(3, 4)), ("tags", slice(4, 6))):
         o = objective()
-        o(batch(), 0.0)[0][name].backward()
+        o(batch(), 0.0)[0][f"{name}/loss"].backward()
         touched = o.network.head.weight.grad.abs().sum(1) > 0
         assert touched[rows].all() and touched.sum() == rows.stop - rows.start
 
 
 def test_one_head_of_any_task() -> None:
-    """Its targets are the batch's `label`, its loss has its name, its figure is named plainly."""
+    """Its targets are the batch's `label`; its loss and its figure are named plainly."""
     for head, label in ((PRICE, torch.tensor([90.0, NAN])), (TAGS, torch.tensor([[1.0, 0.0], [NAN, 1.0]]))):
         o = objective(heads=(head,))
         b = {"ids": ["a", "b"], "image": torch.zeros(2, 3, 16, 16), "label": label}
         losses, metrics = o(b, 0.0)
-        assert list(losses) == [head.name] and list(metrics) == ["mae" if head is PRICE else "accuracy"]
-        assert o.counts(b) == {head.name: 1 if head is PRICE else 1.5, next(iter(metrics)): 1 if head is PRICE else 1.5}
+        assert list(losses) == ["label"] and list(metrics) == ["mae" if head is PRICE else "accuracy"]
+        assert o.counts(b) == dict.fromkeys(["label", *metrics], 1 if head is PRICE else 1.5)
 
 
 def test_own_loss_own_weight() -> None:
@@ -185,8 +187,8 @@ def test_own_loss_own_weight() -> None:
     assert [part.loss.loss for part in o.parts] == ["focal", "l1", "focal"], "the loss of all goes where it can"
     assert [part.loss.smoothing for part in o.parts] == [0.2, 0.0, 0.0] and o.parts[2].loss.gamma == 1.0
     alone = objective(ClassifyConfig(smoothing=0.0, loss="focal", gamma=1.0, heads={"price": HeadConfig(loss="l1")}))
-    assert torch.allclose(after["tags"], 2 * alone(b, 0.0)[0]["tags"])
-    assert not torch.allclose(after["price"], before["price"], rtol=1e-3)
+    assert torch.allclose(after["tags/loss"], 2 * alone(b, 0.0)[0]["tags/loss"])
+    assert not torch.allclose(after["price/loss"], before["price/loss"], rtol=1e-3)
 
 
 def test_class_weights_of_one_of_several() -> None:
@@ -196,8 +198,8 @@ def test_class_weights_of_one_of_several() -> None:
     out, labels = o.infer(b)[:, :3].tolist(), b["target/colour"].tolist()
     told = [weights[t] * classification.cross_entropy([out[i]], [t]) for i, t in enumerate(labels) if t >= 0]
     losses = o(b, 0.0)[0]
-    assert float(losses["colour"].detach()) == pytest.approx(sum(told) / 4, rel=1e-5)
-    assert float(losses["price"].detach()) == pytest.approx(float(objective()(b, 0.0)[0]["price"].detach()))
+    assert float(losses["colour/loss"].detach()) == pytest.approx(sum(told) / 4, rel=1e-5)
+    assert float(losses["price/loss"].detach()) == pytest.approx(float(objective()(b, 0.0)[0]["price/loss"].detach()))
 
 
 @pytest.mark.parametrize(

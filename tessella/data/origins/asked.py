@@ -41,7 +41,8 @@ def settle_asked(listing: Listing, cfg: DataConfig) -> Splits:
         kind, why = (cfg.kinds[name], "as you say") if name in cfg.kinds else kind_of(column, what)
         fit = column.take(np.flatnonzero(chosen))
         heads.append(head_of(name, kind, fit, what))
-        cure = "" if name in cfg.kinds else f"; else --data.kinds.{name} {'classify' if kind == 'number' else 'number'}"
+        other = "number" if kind == "classify" else "classify"
+        cure = "" if name in cfg.kinds else f"; if not: --data.kinds.{name} {other}"
         notes.append(told(heads[-1], fit, why + cure))
     listing = replace(listing, notes=[*listing.notes, *notes])
     if [head.task for head in heads] == ["classify"]:

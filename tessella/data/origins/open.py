@@ -157,7 +157,7 @@ def _in_folder(cfg: DataConfig) -> Listing | None:
     """A folder may hold a table beside loose pictures, or shards."""
     from .table import open_table, table_in
 
-    table = table_in(cfg.path)
+    table = table_in(cfg.path, cfg.targets)
     if table is not None:
         listing = open_table(table, cfg)
         return replace(listing, notes=[f"read by the table in it, {os.path.basename(table)}", *listing.notes])

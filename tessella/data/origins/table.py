@@ -63,19 +63,19 @@ def open_table(address: str, cfg: DataConfig) -> Listing:
     return _held(address, tables, chosen, told, ids)
 
 
-def table_in(folder: str) -> str | None:
+def table_in(folder: str, targets: Sequence[str] = ()) -> str | None:
     """The address of the table that a folder of pictures comes with, by the names that are usual; None: no such table.
 
     metadata.csv or labels.csv (or .tsv, .jsonl, .parquet), train.csv beside val.csv, train/metadata.csv beside
     val/metadata.csv, Parquet files alone, or the only table that there is. Beside class folders only metadata or labels
-    count, and only with a column for the class: another table is a by-product.
+    count, and only with a column for the class or one of the `targets`: another table is a by-product.
     """
     here, classed = _tables_of(folder), _has_classes(folder)
     for stem in USUAL:
         found = [name for name in here if os.path.splitext(name)[0].lower() == stem]
         if len(found) > 1:
             raise BadInput(f"{folder} has {' and '.join(found)}; give the one that is meant as the address")
-        if found and (not classed or _labelled(os.path.join(folder, found[0]))):
+        if found and (not classed or _labelled(os.path.join(folder, found[0]), targets)):
             return os.path.join(folder, found[0])
     if classed:
         return None
@@ -110,8 +110,9 @@ def _folders_of(folder: str) -> set[str]:
         return {e.name for e in entries if e.name[0] != "." and e.is_dir()}
 
 
-def _labelled(path: str) -> bool:
-    return any(key(column) in (*ROLES["label"], *ROLES["labels"]) for column in table_of(path).header.columns)
+def _labelled(path: str, targets: Sequence[str]) -> bool:
+    wanted = {*ROLES["label"], *ROLES["labels"], *(key(name) for name in targets)}
+    return any(key(column) in wanted for column in table_of(path).header.columns)
 
 
 def _tables_of(folder: str) -> list[str]:
