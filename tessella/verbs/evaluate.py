@@ -16,7 +16,7 @@ from ..card import Head
 from ..data.loading.loader import once
 from ..data.loading.pictures import Pictures
 from ..data.loading.quarantine import Quarantine
-from ..data.origins.open import open_labelled
+from ..data.origins.open import open_for
 from ..durable import write_file
 from ..errors import BadInput, readable
 from ..metrics.accuracy import wilson
@@ -117,10 +117,10 @@ def evaluate(
     reading = reading or Reading()
     how = how_read(Path(source), str(data), settings or {})
     model = opened(source, like, reading)
-    labelled = open_labelled(how.path, model.classes, how)
+    heads = model.card.heads
+    labelled = open_for(how.path, heads, how)
     pictures = Pictures(labelled.source, model.preprocess)
     bad = Quarantine(None, len(labelled.source), reading.max_bad, "given")
-    heads = model.card.heads
     found = fill(says(model, reading), once(pictures, reading.batch, reading.workers, quarantine=bad), heads)
     learned = trained_on(Path(source), labelled.source, how.path)
     return Evaluation(figures(found, heads), heads, found, tuple(labelled.notes), bad.reasons, learned)

@@ -32,8 +32,6 @@ SMALL = {
     "model.backbone.width": 64,
     "model.backbone.heads": 2,
     "model.backbone.drop_path": 0.0,
-    "model.backbone.patch_size": 7,
-    "model.backbone.embed": "conv",
     "data.workers": 0,
     "data.augment": None,
 }
