@@ -10,22 +10,31 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Model", "__version__", "check", "evaluate", "load", "predict", "resume", "train"]
+__all__ = [
+    "Model", "__version__", "anomalies", "calibrate", "check", "evaluate", "load", "predict", "probe", "resume",
+    "train",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from .runtime.load import load
     from .runtime.model import Model
+    from .verbs.anomaly import anomalies
+    from .verbs.calibrate import calibrate
     from .verbs.check import check
     from .verbs.evaluate import evaluate
     from .verbs.predict import predict
+    from .verbs.probe import probe
     from .verbs.train import resume, train
 
 _WHERE = {
     "Model": "runtime.model",
+    "anomalies": "verbs.anomaly",
+    "calibrate": "verbs.calibrate",
     "check": "verbs.check",
     "evaluate": "verbs.evaluate",
     "load": "runtime.load",
     "predict": "verbs.predict",
+    "probe": "verbs.probe",
     "resume": "verbs.train",
     "train": "verbs.train",
 }

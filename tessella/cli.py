@@ -121,6 +121,8 @@ def evaluate(
     size: Annotated[int | None, typer.Option(help="Side of the picture that the model sees, in pixels.")] = None,
     flips: Annotated[bool, typer.Option("--flips", help="The mean over each picture and its mirror image.")] = False,
     calibrate: Annotated[bool, typer.Option("--calibrate", help="Keep a temperature in the model's card.")] = False,
+    probe: Annotated[str | None, typer.Option(help="knn or linear: the frozen features, judged on any data.")] = None,
+    anomaly: Annotated[str | None, typer.Option(metavar="GOOD", help="Which pictures are unlike this class.")] = None,
     out: Annotated[str | None, typer.Option(help="Also write all answers to this .csv or .npz.")] = None,
     batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 64,
     max_bad: MaxBad = None,
@@ -129,26 +131,17 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """How right a model is on labelled pictures; classes are matched by name."""
-    from .verbs.calibrate import calibrate as fit
-    from .verbs.evaluate import Reading, refuse
-    from .verbs.evaluate import evaluate as verb
+    from .verbs.asked import Asked
+    from .verbs.asked import evaluate as verb
+    from .verbs.labelled import Reading
 
     allowed = {} if max_bad is None else {"max_bad": max_bad}
     second, files, settings = sort_words(words or [])
     if second is not None or files:
         raise BadInput(f"evaluate takes one model and one data set; leave {second or files[0]!r} out")
-    if out is not None:
-        refuse(out)
     reading = Reading(batch=batch, workers=workers, device=device, size=size, flips=flips, **allowed)
-    if calibrate:
-        done = fit(source, data, reading=reading, settings=settings)
-        found = done.evaluation
-        done.tell(json)
-    else:
-        found = verb(source, data, like=like, reading=reading, settings=settings)
-        found.tell(json)
-    if out is not None:
-        found.write(out)
+    asked = Asked(probe=probe, anomaly=anomaly, calibrate=calibrate, out=out)
+    verb(source, data, asked, like=like, reading=reading, settings=settings).tell(json)
 
 
 @app.command()

@@ -41,6 +41,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     unreadable: dict[str, str] = field(default_factory=dict)  # id -> reason
     learned: frozenset[str] = frozenset()  # ids of pictures that the model was trained on
+    about: dict[str, Any] = field(default_factory=dict)  # what else JSON says
 
     @property
     def predictions(self) -> Predictions:
@@ -67,7 +68,7 @@ class Evaluation:
         parts = {head.name: _plain(head, self.found[head.name]) for head in self.heads}
         whole = parts[self.heads[0].name] if len(self.heads) == 1 else {"heads": parts}
         told = {"pictures": len(self.predictions.ids), "trained_on": len(self.learned), **self.metrics}
-        return told | whole | {"unreadable": self.unreadable}
+        return told | whole | self.about | {"unreadable": self.unreadable}
 
     def lines(self) -> Iterator[str]:
         yield from self.notes

@@ -111,6 +111,8 @@ def features(model: Model, source: Source, reading: Reading, function: Callable[
 
 COLUMNS = ("kind", "image", "label", "split", "cache")  # what says how data is read, not which
 
+KEPT = ("image", "label", "split", "cache", "val_share", "seed")  # of a run: so the same pictures are held out
+
 
 def how_read(source: Path, data: str, settings: Mapping[str, Any]) -> DataConfig:
     """The settings of the data: what a run was trained with holds unless another is given, by dotted name."""
@@ -120,7 +122,7 @@ def how_read(source: Path, data: str, settings: Mapping[str, Any]) -> DataConfig
             raise BadInput(f"{key} is no setting of evaluate; there are {known}")
     start, trained = DataConfig(path=data), _trained_with(source)
     if trained is not None:
-        start = replace(start, **{name: getattr(trained, name) for name in ("image", "label", "split", "cache")})
+        start = replace(start, **{name: getattr(trained, name) for name in KEPT})
     return override(start, [{key.removeprefix("data."): value for key, value in settings.items()}])[0]
 
 

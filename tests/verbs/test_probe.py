@@ -1,0 +1,154 @@
+"""`evaluate --probe` and `--anomaly`: the same figures as the features in one's own hands, with any classes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import commands
+import numpy as np
+import pytest
+from commands import SHAPES, World
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+from sklearn.preprocessing import StandardScaler
+
+import tessella as ts
+from tessella.errors import BadInput
+from tessella.verbs.asked import Asked
+from tessella.verbs.evaluate import Reading
+
+QUICK = Reading(workers=0, device="cpu")
+OTHERS = tuple(SHAPES[2:5])  # only one of them is a class of the model
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("data") / "p"
+    commands.photos(place / "train", each=20, seed=5, classes=OTHERS)
+    commands.photos(place / "test", each=7, seed=6, classes=OTHERS)
+    return place
+
+
+def by_hand(run: Path, folder: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Features, class numbers and names, by `embed` of the files."""
+    files = sorted(folder.rglob("*.png"))
+    names = [f.relative_to(folder.parent).as_posix() for f in files]
+    return ts.load(run).embed(files), np.array([OTHERS.index(f.parent.name) for f in files]), names
+
+
+def test_neighbours_of_the_features(world: World, data: Path) -> None:
+    found = ts.probe(world.run, data, "knn", reading=QUICK)
+    assert found.heads[0].classes == tuple(sorted(OTHERS)) and len(found.predictions.ids) == 21
+    x, labels, _ = by_hand(world.run, data / "train")
+    others, truth, names = by_hand(world.run, data / "test")
+    search = KNeighborsClassifier(20, metric="cosine", algorithm="brute", weights=lambda d: np.exp(-d / 0.07))
+    expected = search.fit(x, labels).predict_proba(others)
+    outputs = found.predictions.outputs[np.argsort(found.predictions.ids)]
+    assert sorted(found.predictions.ids) == names
+    columns = [found.heads[0].classes.index(name) for name in OTHERS]
+    assert np.allclose(np.exp(outputs)[:, columns], expected, atol=1e-4)
+    assert found.metrics["top1"] == (expected.argmax(1) == truth).mean()
+    raw = search.fit(x[::-1], labels).predict_proba(others)  # the mutation: labels of other pictures
+    assert not np.allclose(np.exp(outputs)[:, columns], raw, atol=1e-2)
+
+
+def test_the_linear_probe_is_logistic_regression(world: World, data: Path) -> None:
+    found = ts.probe(world.run, data, "linear", reading=QUICK)
+    x, labels, _ = by_hand(world.run, data / "train")
+    others, truth, _ = by_hand(world.run, data / "test")
+    scaler = StandardScaler().fit(x.astype(np.float64))
+    penalty = found.about["probe"]["penalty"]
+    theirs = LogisticRegression(C=1 / (penalty * len(x)), tol=1e-10, max_iter=9999).fit(scaler.transform(x), labels)
+    columns = [found.heads[0].classes.index(name) for name in OTHERS]
+    outputs = found.predictions.outputs[np.argsort(found.predictions.ids)][:, columns]
+    assert np.allclose(outputs, theirs.decision_function(scaler.transform(others)), atol=0.05)
+    assert found.metrics["top1"] == pytest.approx(theirs.score(scaler.transform(others), truth), abs=1 / 20)
+    assert "60 training pictures" in found.notes[-1] and "logistic regression" in found.notes[-1]
+
+
+def test_of_a_run_its_own_part_is_held_out(world: World) -> None:
+    """Were it another, the probe would be judged on what the network learned."""
+    found = ts.probe(world.run, world.photos, reading=QUICK)
+    held = json.loads((world.run / "data.json").read_text())["data.val"]
+    assert sorted(found.predictions.ids) == sorted(line.rsplit(" (", 1)[0] for line in held)
+
+
+def test_size_and_flips_reach_the_features(world: World, data: Path) -> None:
+    plain = ts.probe(world.run, data, "knn", reading=QUICK).predictions.outputs
+    for how in (replace(QUICK, size=56), replace(QUICK, flips=True)):
+        assert not np.allclose(ts.probe(world.run, data, "knn", reading=how).predictions.outputs, plain, atol=1e-3)
+    again = ts.probe(world.run, data, "knn", reading=replace(QUICK, batch=5, workers=1)).predictions.outputs
+    assert np.allclose(again, plain, atol=1e-3)
+
+
+def test_pictures_that_cannot_be_read_do_not_count(world: World, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "p")
+    for part in ("train", "test"):
+        (tmp_path / "p" / part / OTHERS[0] / "aa.png").write_bytes(b"\x89PNG broken")
+    found = ts.probe(world.run, tmp_path / "p", "knn", reading=replace(QUICK, max_bad=0.2))
+    assert sorted(found.unreadable) == [f"{part}/{OTHERS[0]}/aa.png" for part in ("test", "train")]
+    assert np.allclose(found.predictions.outputs, ts.probe(world.run, data, "knn", reading=QUICK).predictions.outputs)
+
+
+def test_questions_that_cannot_be_asked(world: World, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="there is no probe 'kn'; did you mean 'knn'"):
+        ts.probe(world.run, data, "kn", reading=QUICK)
+    with pytest.raises(BadInput, match="--probe and --calibrate are different questions"):
+        Asked(probe="knn", calibrate=True)
+    with pytest.raises(BadInput, match=r"has no class 'god' .*did you mean"):
+        ts.anomalies(world.run, _named(data, tmp_path), "god", reading=QUICK)
+
+
+def _named(data: Path, tmp_path: Path) -> Path:
+    """The data as an inspection line keeps it: train/good, and faults in test/ alone."""
+    place = tmp_path / "parts"
+    shutil.copytree(data / "train" / OTHERS[0], place / "train" / "good")
+    shutil.copytree(data / "test" / OTHERS[0], place / "test" / "good")
+    shutil.copytree(data / "test" / OTHERS[1], place / "test" / "scratch")
+    return place
+
+
+def test_what_is_unlike_the_good_ones(world: World, data: Path, tmp_path: Path) -> None:
+    parts = _named(data, tmp_path)
+    done = commands.run("evaluate", world.run, parts, "--anomaly", "good", "--workers", "0", "--json")
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    usual, asked = (ts.load(world.run).embed(sorted((parts / part).rglob("*.png"))) for part in ("train/good", "test"))
+    search = NearestNeighbors(n_neighbors=5, metric="cosine", algorithm="brute").fit(usual)
+    values = dict(zip(
+        sorted(f.relative_to(parts).as_posix() for f in (parts / "test").rglob("*.png")),
+        search.kneighbors(asked)[0].mean(1), strict=True,
+    ))  # fmt: skip
+    limit = np.quantile(search.kneighbors()[0].mean(1), 0.95)
+    assert told["limit"] == pytest.approx(limit, abs=1e-5) and told["known"] == 20
+    assert {row["id"]: row["score"] for row in told["pictures"]} == pytest.approx(values, abs=1e-5)
+    for row in told["pictures"]:
+        assert row["class"] == row["id"].split("/")[1] and row["flagged"] == (row["score"] > told["limit"])
+    faults = [row["flagged"] for row in told["pictures"] if row["class"] == "scratch"]
+    alarms = [row["flagged"] for row in told["pictures"] if row["class"] == "good"]
+    assert told["found"] == np.mean(faults) and told["false_alarms"] == np.mean(alarms) and len(alarms) == 7
+    pairs = [(a["score"] > b["score"]) + 0.5 * (a["score"] == b["score"]) for a in told["pictures"]
+             for b in told["pictures"] if a["class"] == "scratch" and b["class"] == "good"]  # fmt: skip
+    assert told["auroc"] == pytest.approx(np.mean(pairs))
+    text = commands.run("evaluate", world.run, parts, "--anomaly", "good", "--workers", "0").out
+    assert f"AUROC {told['auroc']:.4f}" in text and "14 pictures against 20 of good" in text
+
+
+def test_without_parts_a_fifth_of_the_good_ones_is_judged(world: World) -> None:
+    found = ts.anomalies(world.run, world.photos, "circle", reading=QUICK)
+    names = [name.split("/")[0] for name in found.ids]
+    assert names.count("circle") == 3 and names.count("square") == names.count("triangle") == 14
+    assert found.found.known == 11
+
+
+def test_good_pictures_must_be_there(world: World, data: Path, tmp_path: Path) -> None:
+    place = _named(data, tmp_path)
+    with pytest.raises(BadInput, match="no picture of 'scratch' is there to learn from"):
+        ts.anomalies(world.run, place, "scratch", reading=QUICK)
+    shutil.rmtree(place / "test")
+    shutil.copytree(data / "train" / OTHERS[1], place / "train" / "scratch")
+    with pytest.raises(BadInput, match="learned from train/ and judged in test/"):
+        ts.anomalies(world.run, place, "good", reading=QUICK)
