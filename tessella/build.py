@@ -44,6 +44,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation 
 FREE = (
     "name",
     "folder",
+    "memory",
     "data.path",
     "data.validation",
     "data.workers",
@@ -70,6 +71,7 @@ class Run:
     folder: str = "runs"  # where run folders are made
     epochs: float = 30.0  # passes over the training pictures; train.steps follows from it unless given
     size: int = 0  # side of the picture that the model sees, pixels; 0: the architecture's own
+    memory: str = ""  # that the run stays below, such as 8GB; auto: what is there; empty: nothing is measured
     class_weights: ClassWeights = "none"  # rare classes weigh more in the loss: objective.weights follow from it
     model: ClassifierConfig = field(default_factory=ClassifierConfig)
     objective: ClassifyConfig = field(default_factory=ClassifyConfig)
