@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,13 +12,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import __version__, parallel
 from .card import TARGET, Card, Head, Preprocess, Resize
 from .config import encode, flatten
 from .data.checks.statistics import measured
-from .data.loading.loader import Loader, LoaderConfig, default_workers, once
+from .data.loading.kept import Kept, gathered, joined
+from .data.loading.loader import Loader, LoaderConfig, Stream, default_workers, once
 from .data.loading.pictures import Pictures
 from .data.loading.quarantine import Quarantine, tell
 from .data.origins.targets import ClassColumn
@@ -34,9 +35,10 @@ from .models.size import macs
 from .objectives.classify import Classify, ClassifyConfig, HeadConfig
 from .objectives.objective import Batch, Objective
 from .training import Job, TrainConfig, choose
+from .training.batch import move
 from .training.seeds import reseed
 from .training.trainer import Infer
-from .weights.io import write_model
+from .weights.io import load_into, write_model
 
 QUARANTINE = "quarantine.jsonl"  # in the run folder: pictures that cannot be read, each with the reason
 PREDICTIONS = "predictions.npz"  # in the run folder: what the newest evaluation found, of every held-out picture
@@ -44,7 +46,8 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation 
 FREE = (
     "name",
     "folder",
-    "memory",
+    "weights",
+    "licence",
     "data.path",
     "data.validation",
     "data.workers",
@@ -59,6 +62,7 @@ FREE = (
 
 
 ClassWeights = Literal["none", "balanced", "effective"]
+LOOKED_AT = 32  # pictures at a time, where each is seen once
 MEASURED = "measured on some of the training pictures"
 EFFECTIVE = 0.999  # beta of the effective number of samples (arXiv 1901.05555)
 
@@ -71,7 +75,10 @@ class Run:
     folder: str = "runs"  # where run folders are made
     epochs: float = 30.0  # passes over the training pictures; train.steps follows from it unless given
     size: int = 0  # side of the picture that the model sees, pixels; 0: the architecture's own
-    memory: str = ""  # that the run stays below, such as 8GB; auto: what is there; empty: nothing is measured
+    weights: str = ""  # what it starts from: a model folder, a run folder or a weights file; empty: drawn at random
+    weights_sha256: str = ""  # of that file; a value that is given must be this one
+    licence: str | None = None  # of the trained weights; None: that of the weights it starts from, if they say so
+    features: Literal["each", "once"] = "each"  # once: a frozen network sees each picture one time, and the head learns
     class_weights: ClassWeights = "none"  # rare classes weigh more in the loss: objective.weights follow from it
     model: ClassifierConfig = field(default_factory=ClassifierConfig)
     objective: ClassifyConfig = field(default_factory=ClassifyConfig)
@@ -82,6 +89,15 @@ class Run:
     def __post_init__(self) -> None:
         if not (self.epochs > 0 and self.size >= 0):
             raise BadInput(f"epochs is {self.epochs:g}, size {self.size}; give epochs > 0 and size >= 0")
+        if self.features == "once":
+            for key, off, value in (
+                ("data.augment", None, self.data.augment),
+                ("data.mix", None, self.data.mix),
+                ("train.shard", "ddp", self.train.shard),
+            ):
+                if value != off:
+                    what = f'features = "once" keeps what the network makes of each picture, so {key} must be {off}'
+                    raise BadInput(f'{what}; set it, or features to "each"')
 
 
 @dataclass(frozen=True)
@@ -128,7 +144,8 @@ def derive(run: Run, given: dict[str, str], splits: Splits) -> Choices:
     device = torch.device(choose.device(t.device)[0]).type
     precision, why = choose.precision(t.precision, device)
     precision = choose_("train.precision", precision, why, t.precision)
-    work = 3.0 * macs(model) * steps * batch  # forward once, backward twice
+    seen = 3.0 * steps * batch if run.features == "each" else float(n)  # forward once, backward twice
+    work = macs(model) * seen
     compiling, why = choose.compiling(t.compile, device, work)
     compiling = choose_("train.compile", compiling, why, t.compile)
     workers = choose_("data.workers", default_workers(parallel.world()), f"{os.cpu_count()} cores", run.data.workers)
@@ -195,17 +212,18 @@ def class_weights(labels: NDArray[np.int64], classes: int, kind: ClassWeights) -
 
 def _sized(run: Run, classes: int) -> tuple[ClassifierConfig, Preprocess]:
     preprocess = run.preprocess or default_preprocess(run)
-    return replace(run.model, backbone=_backbone(run), classes=classes), preprocess
+    return replace(run.model, backbone=backbone_of(run), classes=classes), preprocess
 
 
-def _backbone(run: Run) -> ViTConfig:
+def backbone_of(run: Run) -> ViTConfig:
+    """At the size that was asked for."""
     return replace(run.model.backbone, image_size=run.size) if run.size else run.model.backbone
 
 
 def default_preprocess(run: Run, resize: Resize = "shortest") -> Preprocess:
     """What the architecture takes: its size, its channels; small pictures whole, large ones without their rim. Large
     JPEGs are decoded at a fraction of their size: a network that learned from such pixels meets them again."""
-    backbone = _backbone(run)
+    backbone = backbone_of(run)
     grey = tuple((sum(v) / 3,) * backbone.channels for v in IMAGENET)
     mean, std = IMAGENET if backbone.channels == 3 else grey
     crop = 1.0 if max(backbone.size) <= 112 or resize not in ("shortest", "squash") else 0.875
@@ -238,12 +256,16 @@ class Built:
     job: Job
 
 
-def objects(run: Run, splits: Splits, folder: Path, allow: tuple[str, ...] = ()) -> Built:
-    """Weights drawn from `train.seed`, loaders, evaluation, and what writes the model folder."""
+def objects(
+    run: Run, splits: Splits, folder: Path, allow: tuple[str, ...] = (), start: Mapping[str, Tensor] | None = None
+) -> Built:
+    """Weights drawn from `train.seed` where `start` has none, loaders, evaluation, and what writes the model folder."""
     if run.preprocess is None:
         raise BadInput("run.preprocess is not settled; call build.derive first")
     reseed(run.train.seed, -1)
     objective = _objective(run, splits.heads)
+    if start:
+        load_into(objective.model, {**objective.model.state_dict(), **start})
     rank, world = parallel.rank(), parallel.world()
     pictures = Pictures(splits.train, run.preprocess, run.data.augment, run.train.seed, run.data.mix)
     cut = LoaderConfig(
@@ -256,7 +278,8 @@ def objects(run: Run, splits: Splits, folder: Path, allow: tuple[str, ...] = ())
         rank=rank,
         ranks=world,
     )
-    loader = Loader(pictures, cut, _quarantine(run, splits.train, folder, "train"))
+    bad = _quarantine(run, splits.train, folder, "train")
+    loader = Loader(pictures, cut, bad)
 
     def ship(tensors: dict[str, Tensor], metrics: dict[str, float], step: int) -> None:
         write_model(folder / "model", tensors, _card(run, splits.heads, metrics, step))
@@ -265,12 +288,47 @@ def objects(run: Run, splits: Splits, folder: Path, allow: tuple[str, ...] = ())
         folder=folder,
         identity=identity(run, splits),
         allow=allow,
-        finish=Finish(run.preprocess),
-        evaluate=_evaluation(run, splits, folder) if splits.val is not None else None,
+        finish=Finish(run.preprocess) if run.features == "each" else None,
+        evaluate=_evaluation(run, splits, folder, objective) if splits.val is not None else None,
         ship=ship,
         feed=loader,
     )
-    return Built(objective, loader.batches, job)
+    if run.features == "each":
+        return Built(objective, loader.batches, job)
+    freeze_all_but_heads(objective.model)
+
+    def batches(start_step: int) -> Iterator[Batch]:
+        """Seen when training starts, not before: only then has the network its weights, or those of a saved state."""
+        kept = _seen(run, splits.train, objective, bad)
+        return Loader(kept, replace(cut, workers=0), bad).batches(start_step)
+
+    return Built(objective, batches, job)
+
+
+def freeze_all_but_heads(network: nn.Module) -> None:
+    for name, p in network.named_parameters():
+        p.requires_grad_(name.startswith(("head.", "head_dist.")))
+
+
+def _seen(run: Run, source: Source, objective: Objective, bad: Quarantine) -> Kept:
+    """What the network makes of each picture, as in evaluation: all ranks look at some, and know all."""
+    assert run.preprocess is not None
+    network, device = objective.model, torch.device(choose.device(run.train.device)[0])
+    assert isinstance(network, Classifier)
+    finish, training = Finish(run.preprocess).to(device), network.training
+    precision = choose.precision(run.train.precision, device.type)[0]
+    pictures, rank, world = Pictures(source, run.preprocess), parallel.rank(), parallel.world()
+
+    def see(batch: Batch) -> Tensor:
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            return network.features(finish(move(batch, device))["image"]).float().cpu()
+
+    if parallel.is_main():
+        tell(f"looking at {len(source):,} pictures, each once")
+    network.eval()
+    mine = gathered(once(pictures, LOOKED_AT, run.data.workers, rank, world, bad), see)
+    network.train(training)
+    return Kept(source, joined(parallel.gather_objects(mine)))
 
 
 def _quarantine(run: Run, source: Source, folder: Path, part: str) -> Quarantine:
@@ -278,14 +336,22 @@ def _quarantine(run: Run, source: Source, folder: Path, part: str) -> Quarantine
     return Quarantine(folder / QUARANTINE, len(source), run.data.max_bad, part)
 
 
-def _evaluation(run: Run, splits: Splits, folder: Path) -> Callable[[Infer], dict[str, float]]:
+def _evaluation(run: Run, splits: Splits, folder: Path, objective: Objective) -> Callable[[Infer], dict[str, float]]:
     assert run.preprocess is not None and splits.val is not None
     held_out, rank, world = Pictures(splits.val, run.preprocess), parallel.rank(), parallel.world()
     bad, batch = _quarantine(run, splits.val, folder, "val"), max(1, run.train.batch // world)
-    heads = splits.heads
+    source, heads = splits.val, splits.heads
+    kept: list[Kept] = []
+
+    def batches() -> Stream:
+        if run.features == "each":
+            return once(held_out, batch, run.data.workers, rank, world, bad)
+        if not kept:
+            kept.append(_seen(run, source, objective, bad))
+        return once(kept[0], batch, 0, rank, world, bad)
 
     def evaluate(infer: Infer) -> dict[str, float]:
-        found = fill(infer, once(held_out, batch, run.data.workers, rank, world, bad), heads)
+        found = fill(infer, batches(), heads)
         if parallel.is_main():
             _keep(folder, found)
         return figures(found, heads)
@@ -330,10 +396,12 @@ def settings(run: Run) -> dict[str, Any]:
 
 def _card(run: Run, heads: tuple[Head, ...], metrics: dict[str, float], step: int) -> Card:
     assert run.preprocess is not None
+    origin = {"weights": Path(run.weights).name, "weights_sha256": run.weights_sha256} if run.weights else {}
     return Card(
         architecture=encode(run.model),
         heads=heads,
         preprocess={"image": run.preprocess},
+        licence=run.licence,
         metrics=metrics,
         provenance={
             "tessella": __version__,
@@ -341,5 +409,6 @@ def _card(run: Run, heads: tuple[Head, ...], metrics: dict[str, float], step: in
             "run": run.name,
             "step": step,
             "seed": run.train.seed,
+            **origin,
         },
     )

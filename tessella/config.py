@@ -43,6 +43,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def decode(hint: Any, plain: Any, where: str = "run") -> Any:
     """Plain data to what `hint` says; an unknown key or a value of the wrong type is a BadInput that names it."""
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if isinstance(plain, Word):
+        plain = plain.read_as(options)
     if plain is None and type(None) in options:
         return None
     classes = {c.__name__: c for c in options if isinstance(c, type) and dataclasses.is_dataclass(c)}
@@ -120,7 +122,7 @@ def merge(base: Any, over: Any) -> Any:
 
 
 def parse_value(text: str) -> Any:
-    """The right side of `key=value`: a Python literal where it reads as one, `true`/`none` as in JSON, else text."""
+    """A Python literal where it reads as one, `true`/`none` as in JSON, else text."""
     words = {"true": True, "false": False, "none": None, "null": None}
     if text.lower() in words:
         return words[text.lower()]
@@ -128,6 +130,21 @@ def parse_value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+class Word(str):
+    """What was typed for one setting. What it means depends on the field: 2024 is a number of steps or a name."""
+
+    def read_as(self, options: tuple[Any, ...]) -> Any:
+        value = parse_value(str(self))
+        is_name = str in options and not isinstance(value, str) and type(value) not in options
+        return str(self) if is_name else value
+
+
+def typed(text: str) -> Any:
+    """The right side of `key=value`, to be read by the field that it is for; a dict is merged before, so it is read."""
+    value = parse_value(text)
+    return value if isinstance(value, dict) else Word(text)
 
 
 def flatten(plain: Any, prefix: str = "") -> dict[str, Any]:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessella.build import Run
-from tessella.config import decode, encode, flatten, merge, nearest, nested, override, parse_value, read_plain
+from tessella.config import decode, encode, flatten, merge, nearest, nested, override, parse_value, read_plain, typed
 from tessella.data.source import DataConfig
 from tessella.errors import BadInput
 
@@ -206,6 +206,25 @@ def test_none_as_a_word_where_it_is_one() -> None:
     assert decode(hint | None, parse_value("none")) is None
     with pytest.raises(BadInput):
         decode(Literal["pad", "resized"], None)
+
+
+@pytest.mark.parametrize(
+    ("hint", "text", "value"),
+    [(str, "2024", "2024"), (str, "007", "007"), (str, "1e3", "1e3"), (str, "true", "true"), (str, "none", "none"),
+     (str, "'2024'", "2024"), (str | None, "2024", "2024"), (str | None, "none", None), (int, "2024", 2024),
+     (float, "3e-4", 3e-4), (int | Literal["auto"], "64", 64), (int | Literal["auto"], "auto", "auto"),
+     (int | str, "64", 64), (bool, "true", True), (tuple[float, ...], "(0.9, 0.95)", (0.9, 0.95))],
+)  # fmt: skip
+def test_what_was_typed_is_read_by_its_field(hint: Any, text: str, value: Any) -> None:
+    found = decode(hint, typed(text))
+    assert found == value and type(found) is type(value)
+
+
+def test_a_typed_dict_is_merged_as_one_of_a_file() -> None:
+    run, _ = override(Run(data=DataConfig(path="p")), [{"train": typed("{'steps': 7}"), "folder": typed("2024")}])
+    assert (run.train.steps, run.folder, run.train.lr) == (7, "2024", Run(data=DataConfig(path="p")).train.lr)
+    with pytest.raises(BadInput, match=r"run\.train\.steps is 'many'; expected int"):
+        override(run, [{"train.steps": typed("many")}])
 
 
 def test_a_tag_that_is_no_text_is_refused() -> None:

@@ -119,16 +119,23 @@ class Classifier(nn.Module):
         """The values that no checkpoint holds: enough for whoever loads all parameters anyway."""
         self.backbone.init_buffers()
 
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Normalised pictures (B, C, H, W) to logits (B, classes)."""
-        logits = self.both(images_BCHW)
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised pictures (B, C, H, W), or their `features`, to logits (B, classes)."""
+        logits = self.both(images)
         return logits.classes if logits.distill is None else (logits.classes + logits.distill) / 2
 
-    def both(self, images_BCHW: Tensor) -> Logits:
+    def both(self, images: Tensor) -> Logits:
         """The two heads apart: what an objective needs that trains the second one on a teacher (DeiT)."""
+        features_BSD = images if images.ndim == 3 else self.features(images)
+        classes = self.head(self.head_drop(features_BSD[:, 0]))
+        distilled = features_BSD.shape[1] == 2
+        return Logits(classes, self.head_dist(self.head_drop(features_BSD[:, 1])) if distilled else None)
+
+    def features(self, images_BCHW: Tensor) -> Tensor:
+        """What the heads read (B, S, D): the pooled vector, and the distillation token where there is one."""
         tokens = self.tokens(images_BCHW)
-        classes = self.head(self.head_drop(self.pool(tokens)))
-        return Logits(classes, None if tokens.distill is None else self.head_dist(self.head_drop(tokens.distill)))
+        seen = [self.pool(tokens)] + ([] if tokens.distill is None else [tokens.distill])
+        return torch.stack(seen, dim=1)
 
     def embed(self, images_BCHW: Tensor) -> Tensor:
         """The pooled features (B, D) that the head sees."""

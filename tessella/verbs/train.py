@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .. import __version__, build, parallel
 from ..build import Choices, Run
@@ -24,19 +25,21 @@ from ..errors import BadInput, readable
 from ..metrics.heads import spoken
 from ..models.presets import PRESETS, classifier
 from ..recipes.compact import compact
+from ..recipes.finetune import finetune
+from ..recipes.probe import probe
 from ..recipes.scratch import scratch
 from ..runtime.load import load
 from ..runtime.model import Model
 from ..training import choose, distributed, state
-from ..training.memory import peak_bytes, show
 from ..training.sinks import refuse_missing
 from ..training.trainer import train as train_objective
-from . import fit
+from .adopt import Adopted, adopt, start_again
 from .doctor import machine
 
-RECIPES = {"compact": compact, "scratch": scratch}
+RECIPES = {"compact": compact, "scratch": scratch, "finetune": finetune, "probe": probe}
+ADAPTING = {"finetune", "probe"}  # recipes that start from weights
 SMALL = 112  # pixels: up to here the compact recipe is chosen
-SETTLED = {"name", "folder", "epochs", "size", "memory"}  # nothing reads these after the start
+SETTLED = {"name", "folder", "epochs", "size", "weights", "weights_sha256"}  # nothing reads these after the start
 SETTLED_CURE = "a longer run: --train.steps N --allow-change train.steps"
 
 
@@ -46,7 +49,6 @@ class Trained:
 
     folder: Path
     metrics: dict[str, float]
-    peak: int  # bytes of the device, or of this process, that the run held at most
     speaks: bool = True  # the first of several processes
 
     def load(self) -> Model:
@@ -57,7 +59,6 @@ class Trained:
             return
         for line in spoken(self.metrics):
             print(f"{line} on the held-out pictures")
-        print(f"memory  {show(self.peak)} at most")
         print(f"model   {self.folder / 'model'}\nlog     {self.folder / 'log.jsonl'}\nstate   {self.folder / 'state'}")
         print(f"next    tessella predict {self.folder} PICTURE")
 
@@ -80,10 +81,10 @@ def train(
         try:
             run = replace(run, name=folder.name)
             if parallel.is_main():
-                _tell(splits, choices)
+                _tell(splits, choices, settled.notes)
                 _write(folder, run, _origins(run, settled.given, choices), splits)
             parallel.barrier()
-            return _train(run, splits, folder, ())
+            return _train(run, splits, folder, (), settled.start)
         except Exception:
             _forget_unstarted(folder)
             raise
@@ -105,21 +106,8 @@ class Asked:
                 raise BadInput(f"there is no {what} {name!r}{nearest(name, known)}")
 
     def sources(self) -> list[str | Path | Mapping[str, Any]]:
-        """Later ones win. `train.batch = "auto"` is no number: it asks for the recipe's batch, cut to what memory
-        there is."""
-        sources: list[str | Path | Mapping[str, Any]] = [
-            *self.files,
-            {**self.settings, "data.path": absolute(self.data)},
-        ]
-        flat = [_part(source, (), drop=True) for source in sources]
-        wanted = [one["train.batch"] for one in flat if "train.batch" in one]
-        if fit.AUTO not in wanted:
-            return sources
-        auto = wanted[-1] == fit.AUTO
-        for place, one in enumerate(flat):
-            if one.get("train.batch") == fit.AUTO or (auto and "train.batch" in one):
-                sources[place] = {key: value for key, value in one.items() if key != "train.batch"}
-        return [{"memory": fit.AUTO}, *sources] if auto else sources
+        """Later ones win."""
+        return [*self.files, {**self.settings, "data.path": absolute(self.data)}]
 
     def draft(self) -> Run:
         """What must be known before the pictures are looked at; the rest is of any recipe."""
@@ -137,6 +125,8 @@ class Settled:
     splits: Splits
     choices: Choices
     given: dict[str, str]  # dotted key -> what set it
+    start: Mapping[str, Tensor] = field(default_factory=dict)  # tensors that are not drawn at random
+    notes: tuple[str, ...] = ()  # what became of the weights
 
 
 def settle(asked: Asked) -> Settled:
@@ -144,17 +134,24 @@ def settle(asked: Asked) -> Settled:
     sources, draft = asked.sources(), asked.draft()
     refuse_missing(draft.train.sinks)
     splits = open_data(draft.data)
-    start, reasons = _start(draft, asked.recipe, asked.model, splits)
+    adopted = adopt([_part(source, ("weights", "weights_sha256", "model")) for source in sources], asked.model)
+    start, reasons = _start(draft, asked, splits, adopted)
     half, _ = override(start, [_part(source, ("preprocess",), drop=True) for source in sources])
     preprocess = {key: value for source in sources for key, value in _part(source, ("preprocess",)).items()}
-    if preprocess:
-        resize = preprocess.get("preprocess.resize", "shortest")
-        start = replace(start, preprocess=build.default_preprocess(half, resize))
+    resize = preprocess.get("preprocess.resize", None)
+    if adopted is not None:
+        start = replace(start, preprocess=adopted.preprocess(build.backbone_of(half), resize))
+    elif preprocess:
+        start = replace(start, preprocess=build.default_preprocess(half, resize or "shortest"))
     run, given = override(start, sources)
     given |= {k: "given" for k, v in (("model", asked.model), ("recipe", asked.recipe)) if v is not None} | given
+    given |= adopted.origins(run.model.backbone) | given if adopted is not None else {}
     choices = build.derive(_from_anywhere(run), given, splits)
     choices.reasons.update({k: v for k, v in reasons.items() if k not in given})
-    return Settled(splits, fit.fitted(choices, given), given)
+    if adopted is None:
+        return Settled(splits, choices, given)
+    tensors, moved = adopted.into(choices.run, splits)
+    return Settled(splits, choices, given, tensors, (f"{choices.run.weights}: {moved}",))
 
 
 def resume(folder: str | Path, *, settings: Mapping[str, Any] | None = None, allow: tuple[str, ...] = ()) -> Trained:
@@ -179,15 +176,14 @@ def resume(folder: str | Path, *, settings: Mapping[str, Any] | None = None, all
         if parallel.is_main() and (given or allow):  # what was allowed is the run from now on
             _write(place, run, written.get("origins", {}) | given, splits, written)
         parallel.barrier()
-        return _train(run, splits, place, allow)
+        return _train(run, splits, place, allow, start_again(run, splits, place))
 
 
-def _train(run: Run, splits: Splits, folder: Path, allow: tuple[str, ...]) -> Trained:
+def _train(run: Run, splits: Splits, folder: Path, allow: tuple[str, ...], start: Mapping[str, Tensor]) -> Trained:
     with _alone(folder):
-        built = build.objects(run, splits, folder, allow)
+        built = build.objects(run, splits, folder, allow, start)
         done = train_objective(run.train, built.objective, built.batches, built.job)
-        peak = peak_bytes(torch.device(choose.device(run.train.device)[0]))
-        return Trained(folder, done.metrics, peak, parallel.is_main())
+        return Trained(folder, done.metrics, parallel.is_main())
 
 
 @contextmanager
@@ -202,9 +198,10 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _from_anywhere(run: Run) -> Run:
-    """The pictures are found again from another working folder."""
+    """Pictures and weights are found again from another working folder."""
     held_out = run.data.validation and absolute(run.data.validation)
-    return replace(run, data=replace(run.data, path=absolute(run.data.path), validation=held_out))
+    weights = run.weights and os.path.abspath(run.weights)
+    return replace(run, weights=weights, data=replace(run.data, path=absolute(run.data.path), validation=held_out))
 
 
 def _part(source: str | Path | Mapping[str, Any], tops: tuple[str, ...], drop: bool = False) -> dict[str, Any]:
@@ -213,10 +210,19 @@ def _part(source: str | Path | Mapping[str, Any], tops: tuple[str, ...], drop: b
     return {key: value for key, value in flat.items() if (key.split(".")[0] in tops) != drop}
 
 
-def _start(draft: Run, recipe: str | None, model: str | None, splits: Splits) -> tuple[Run, dict[str, tuple[Any, str]]]:
-    """The recipe with the architecture, chosen by the size of the pictures where nobody chose."""
-    side = median_side(splits.train)
+def _start(draft: Run, asked: Asked, splits: Splits, adopted: Adopted | None) -> tuple[Run, dict[str, tuple[Any, str]]]:
+    """The recipe with the architecture: that of the weights, or chosen by the size of the pictures."""
+    recipe, model = asked.recipe, asked.model
     reasons: dict[str, tuple[Any, str]] = {}
+    if adopted is not None:
+        if recipe is None:
+            recipe = "finetune"
+            reasons["recipe"] = (recipe, "it starts from weights")
+        reasons["model"] = (model or adopted.name, "the weights are of it")
+        return adopted.start(RECIPES[recipe](draft.data.path)), reasons
+    if recipe in ADAPTING:
+        raise BadInput(f"the recipe {recipe} starts from weights; add --weights RUN, MODEL or FILE")
+    side = median_side(splits.train)
     if recipe is None:
         recipe = "compact" if side <= SMALL and (model is None or model.startswith("vit_n")) else "scratch"
         reasons["recipe"] = (recipe, f"the pictures have about {side} px")
@@ -267,11 +273,11 @@ def _forget_unstarted(folder: Path) -> None:
         remove_folder(folder)
 
 
-def _tell(splits: Splits, choices: Choices) -> None:
+def _tell(splits: Splits, choices: Choices, notes: tuple[str, ...]) -> None:
     held = len(splits.val) if splits.val is not None else 0
     of = f"of {len(splits.classes)} classes" if splits.classes else f"with {len(splits.targets)} targets"
     print(f"{len(splits.train):,} training and {held:,} held-out pictures {of}", file=sys.stderr)
-    for note in splits.notes:
+    for note in [*splits.notes, *notes]:
         print(f"  {readable(note)}", file=sys.stderr)
     for key, (value, why) in choices.reasons.items():
         shown = f"{value:.3g}" if isinstance(value, float) else value

@@ -89,7 +89,8 @@ def test_recipe_and_architecture_follow_the_pictures(
     from tessella.recipes.compact import compact
 
     photos = commands.photos(tmp_path / "photos", each=3, size=side)
-    start, _ = verb._start(compact(str(photos)), None, model, open_data(DataConfig(path=str(photos))))
+    splits = open_data(DataConfig(path=str(photos)))
+    start, _ = verb._start(compact(str(photos)), verb.Asked(photos, model), splits, None)
     backbone = start.model.backbone
     assert (backbone.width, backbone.patch_size) == (PRESETS[expected[0]].width, PRESETS[expected[0]].patch_size)
     assert (start.size or backbone.size[0]) == expected[1]

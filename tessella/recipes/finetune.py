@@ -1,0 +1,26 @@
+"""From weights: all of the network learns, the blocks near the pictures least."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..build import Run
+from ..data.pixels.augment import AugmentConfig
+from ..data.source import DataConfig
+from ..models.presets import classifier
+from ..objectives.classify import ClassifyConfig
+from ..training.settings import TrainConfig
+
+
+def finetune(path: str, name: str = "vit_t16") -> Run:
+    """`tessella train photos/ --weights W`: architecture, picture size and preprocessing are those of the weights."""
+    model = classifier(name, classes=0)
+    return Run(
+        epochs=10,
+        model=replace(model, backbone=replace(model.backbone, drop_path=0.1)),
+        objective=ClassifyConfig(smoothing=0.1),
+        data=DataConfig(path=path, augment=AugmentConfig(crop="resized")),
+        train=TrainConfig(
+            batch=32, lr=5e-4, warmup=50, weight_decay=0.05, betas=(0.9, 0.999), layer_decay=0.75, ema=0.99
+        ),
+    )

@@ -1,0 +1,113 @@
+"""How `train` starts from weights: architecture, preprocessing and head follow from what the weights are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..build import Run
+from ..card import Preprocess
+from ..config import override
+from ..data.source import Splits
+from ..errors import BadInput
+from ..models.architecture import ClassifierConfig, ViTConfig
+from ..models.presets import PRESETS, classifier
+from ..training import state
+from ..weights.opened import Weights, open_weights
+from ..weights.transfer import Network, Transfer, difference, transfer
+
+DROPPED = ("drop_path", "position_dropout", "projection_dropout", "mlp_dropout", "attention_dropout")
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """Weights that were found, and what they decide."""
+
+    weights: Weights
+    network: Network
+
+    def start(self, recipe: Run) -> Run:
+        """The recipe with the weights' architecture; what is dropped in training stays the recipe's."""
+        b, cfg = recipe.model.backbone, self.network.config
+        backbone = replace(cfg.backbone, **{name: getattr(b, name) for name in DROPPED}, remat=b.remat)
+        model = replace(cfg, backbone=backbone, classes=0, dropout=recipe.model.dropout)
+        licence = recipe.licence or self.weights.card.licence
+        return replace(recipe, model=model, licence=licence, weights_sha256=self.weights.sha256)
+
+    def preprocess(self, backbone: ViTConfig, resize: Any = None) -> Preprocess:
+        """As the weights saw their pictures, at the size and with the channels of now."""
+        known = self.weights.card.preprocess["image"]
+        resize = resize or known.resize
+        crop = known.crop if resize in ("shortest", "squash") else 1.0
+        out = replace(known, size=backbone.size, crop=crop, resize=resize)
+        if self.weights.bare:
+            out = replace(out, decode="scaled")
+        if known.channels == backbone.channels:
+            return out
+        mean, std = ((sum(v) / len(v),) * backbone.channels for v in (known.mean, known.std))
+        return replace(out, channels=backbone.channels, mean=mean, std=std, fill=None)
+
+    def origins(self, backbone: ViTConfig) -> dict[str, str]:
+        """Who decided what follows from the weights. Mean and deviation are not measured where the card says them."""
+        told = "chosen: " + ("what such files usually take" if self.weights.bare else "the card of the weights")
+        settled = {"preprocess": told, "licence": told, "weights_sha256": "chosen: that of the weights"}
+        if not self.weights.bare and self.weights.card.preprocess["image"].channels == backbone.channels:
+            settled |= {"preprocess.mean": told, "preprocess.std": told}
+        return settled | {f"model.backbone.{name}": "recipe" for name in DROPPED}
+
+    @property
+    def name(self) -> str:
+        """Of the preset that this is, or its sizes."""
+        found = [n for n in PRESETS if difference(self.network.config, classifier(n, 0)) is None]
+        b = self.network.config.backbone
+        return found[0] if found else f"width {b.width}, depth {b.depth}, patches of {b.patch_size}"
+
+    def into(self, run: Run, splits: Splits) -> tuple[dict[str, Tensor], Transfer]:
+        """The tensors that the settled run starts with."""
+        target = Network(run.model, splits.heads)
+        try:
+            return transfer(self.weights.classifier_tensors, self.network, target)
+        except BadInput as error:
+            raise BadInput(f"{self.weights.place}: {error}") from None
+
+
+def adopt(sources: Sequence[Mapping[str, Any]], model: str | None) -> Adopted | None:
+    """`sources` are the settings in order, flat; None where none of them names weights."""
+    flat = {key: value for source in sources for key, value in source.items()}
+    path, pinned = flat.get("weights"), flat.get("weights_sha256")
+    if not path:
+        return None
+    like: str | ClassifierConfig | None = model
+    shape = {key.removeprefix("model."): value for key, value in flat.items() if key.startswith("model.")}
+    if model is not None and shape:
+        like, _ = override(classifier(model, 0), [shape])
+    found = _opened(path, like)
+    if pinned and pinned != found.sha256:
+        raise BadInput(f"{path} has the sha256 {found.sha256}, not {pinned}; get it again, or leave weights_sha256 out")
+    adopted = Adopted(found, found.network)
+    differs = difference(adopted.network.config, classifier(model, 0)) if model is not None else None
+    if differs is not None and not found.bare:
+        raise BadInput(f"{path} is no {model}: {differs}; leave --model out, the weights say what they are")
+    return adopted
+
+
+def start_again(run: Run, splits: Splits, folder: Path) -> Mapping[str, Tensor]:
+    """A run that died before its first state needs its weights once more, and the same; later the state has all."""
+    if not run.weights or state.latest(folder / "state", note=lambda _: None) is not None:
+        return {}
+    found = _opened(run.weights, run.model)
+    if found.sha256 != run.weights_sha256:
+        what = f"{run.weights} has changed since the run started, and no state was saved"
+        raise BadInput(f"{what}; start a new run, or put the file with sha256 {run.weights_sha256} there")
+    return Adopted(found, found.network).into(run, splits)[0]
+
+
+def _opened(path: str, like: str | ClassifierConfig | None) -> Weights:
+    try:
+        return open_weights(path, like)
+    except BadInput as error:
+        raise BadInput(str(error).replace("--like NAME", "--model NAME")) from None

@@ -1,0 +1,110 @@
+"""Weights from wherever they lie, with a card that says what they are: a model folder, a run folder, or a bare file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from .. import durable
+from ..card import Card, Head, Preprocess
+from ..config import decode, encode
+from ..errors import BadInput
+from ..models.architecture import ClassifierConfig, ViTConfig
+from ..models.presets import PRESETS, classifier
+from . import native
+from .guess import candidates, fitted
+from .io import WEIGHTS, read_model, read_tensors
+from .table import rename
+from .transfer import Network
+
+Like = ClassifierConfig | str | None  # the architecture of a bare file, or the preset that names it
+
+
+@dataclass(frozen=True)
+class Weights:
+    place: Path  # the file, or the folder with model.json
+    card: Card
+    tensors: dict[str, Tensor]  # by the network's names in memory
+    bare: bool  # no card lay beside them: preprocessing is assumed, and classes have numbers instead of names
+
+    @property
+    def network(self) -> Network:
+        """As a classifier: a backbone that was trained without labels is one without a head."""
+        cfg = decode(ClassifierConfig | ViTConfig, self.card.architecture, f"{self.place}: architecture")
+        if isinstance(cfg, ViTConfig):
+            cfg = classifier(cfg, 0)
+        return Network(cfg, () if self.bare else self.card.heads)
+
+    @property
+    def classifier_tensors(self) -> dict[str, Tensor]:
+        """By the names that `network` has for them."""
+        inside = "" if self.card.architecture["type"] == ClassifierConfig.__name__ else "backbone."
+        return {inside + name: tensor for name, tensor in self.tensors.items()}
+
+    @property
+    def sha256(self) -> str:
+        return self.card.files.get(WEIGHTS) or durable.sha256_file(self.place)
+
+
+def open_weights(source: str | Path, like: Like = None) -> Weights:
+    """Nothing is built yet: whoever loads these tensors checks that they are what the network needs."""
+    path = Path(source)
+    if path.is_dir():
+        return _from_folder(path)
+    if path.is_file():
+        return _from_file(path, like)
+    if str(source) in PRESETS:
+        raise BadInput(
+            f"{source} names an architecture without weights; train one: tessella train photos/ --model {source}"
+        )
+    raise BadInput(f"{source} is no model folder, run folder or weights file; check the path")
+
+
+def _from_folder(path: Path) -> Weights:
+    durable.recover(path / "model")  # a writer may have died between two renames
+    folder = path if (path / "model.json").is_file() else path / "model"
+    if not (folder / "model.json").is_file():
+        raise BadInput(f"{path} holds no model.json and no model/ folder; has the run saved a model yet?")
+    card, tensors = read_model(folder)
+    if "image" not in card.preprocess:
+        raise BadInput(f"{folder}: model.json has no preprocess.image; without it no picture can be prepared")
+    return Weights(folder, card, tensors, bare=False)
+
+
+def _from_file(path: Path, like: Like) -> Weights:
+    tensors = read_tensors(path)
+    if like is None:
+        like = _certain(path, tensors)
+    cfg = fitted(classifier(like, 0) if isinstance(like, str) else like, tensors)
+    named = rename(tensors, native.from_file(encode(cfg), tensors))
+    return Weights(path, assumed(cfg, path, len(tensors)), named, bare=True)
+
+
+def _certain(path: Path, tensors: dict[str, Tensor]) -> str:
+    found = candidates(tensors)
+    if len(found) == 1:
+        return found[0]
+    what = f"fits {' and '.join(found)}" if found else "does not say which architecture it is"
+    raise BadInput(f"{path} {what}; add --like NAME, one of {', '.join(found or PRESETS)}")
+
+
+def assumed(cfg: ClassifierConfig, path: Path, count: int) -> Card:
+    """A bare file says nothing of classes and preprocessing: numbered classes, ImageNet's mean and deviation."""
+    head = Head(name="label", task="classify", classes=tuple(f"class {i}" for i in range(cfg.classes)))
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    channels = cfg.backbone.channels
+    image = Preprocess(
+        size=cfg.backbone.size,
+        crop=0.9,  # as DeiT and AugReg
+        mean=mean if channels == 3 else (sum(mean) / 3,) * channels,
+        std=std if channels == 3 else (sum(std) / 3,) * channels,
+        channels=channels,
+    )
+    return Card(
+        architecture=encode(cfg),
+        heads=(head,),
+        preprocess={"image": image},
+        provenance={"file": path.name, "tensors": count},
+    )
