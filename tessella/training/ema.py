@@ -1,4 +1,4 @@
-"""A running average of the weights that ship, and a way to look through it for the time of an evaluation."""
+"""A running average of the weights that ship, and a way to look through other weights for the time of an evaluation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 
 class Average:
-    """Keyed by names relative to the model. Works on sharded tensors as well: each rank averages its own shards."""
+    """Keyed by names relative to the model. Works on sharded tensors as well: each rank averages its own shards.
+    Buffers are not averaged: the newest go with the averaged weights. What is frozen stays what it is, bit by bit."""
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
@@ -23,18 +24,20 @@ class Average:
         for name, p in model.named_parameters():
             self.tensors[name].lerp_(p, 1 - decay)
 
-    @contextmanager
-    def worn_by(self, model: nn.Module) -> Iterator[None]:
-        """Inside, the model has the averaged weights."""
-        kept: dict[str, Tensor] = {n: p.detach().clone() for n, p in model.named_parameters()}
-        self._copy(self.tensors, model)
-        try:
-            yield
-        finally:
-            self._copy(kept, model)
 
-    @staticmethod
-    @torch.no_grad()
-    def _copy(source: dict[str, Tensor], model: nn.Module) -> None:
-        for name, p in model.named_parameters():
-            p.copy_(source[name])
+@contextmanager
+def worn(tensors: dict[str, Tensor], model: nn.Module) -> Iterator[None]:
+    """Inside, the model has these, by their names, instead of its own."""
+    here = {name: tensor.detach() for name, tensor in model.state_dict().items() if name in tensors}
+    kept = {name: tensor.clone() for name, tensor in here.items()}
+    _copy(tensors, here)
+    try:
+        yield
+    finally:
+        _copy(kept, here)
+
+
+@torch.no_grad()
+def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
+    for name, tensor in target.items():
+        tensor.copy_(source[name])

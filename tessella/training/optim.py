@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..objectives.objective import Stacked, Tower
 from . import distributed
+from .depths import depths
 from .lion import Lion
 from .muon import Muon
 from .settings import TrainConfig
@@ -24,17 +25,14 @@ class Place(NamedTuple):
 
 def placement(objective: nn.Module, layer_decay: float) -> dict[str, Place]:
     """Where every parameter of the objective stands, by name."""
-    out = {name: Place(1.0, p.ndim > 1, 0) for name, p in objective.named_parameters()}
-    stacked = _stacked(objective)
-    for prefix, module in objective.named_modules():
-        if not isinstance(module, Tower):
-            continue
-        last, spared = len(module.units()) + 1, module.no_decay()
-        repeated = {id(p) for unit in module.units() for p in unit.parameters() if p.ndim == 2}
-        for name, p in objective.get_submodule(prefix).named_parameters():
-            full, decays = f"{prefix}.{name}" if prefix else name, p.ndim > 1 and name not in spared
-            matrices = stacked.get(id(p), 1) if decays and id(p) in repeated else 0
-            out[full] = Place(layer_decay ** (last - module.depth_of(name)), decays, matrices)
+    towers = [m for m in objective.modules() if isinstance(m, Tower) and isinstance(m, nn.Module)]
+    spared = {id(tower.get_parameter(name)) for tower in towers for name in tower.no_decay()}
+    repeated = {id(p) for tower in towers for unit in tower.units() for p in unit.parameters() if p.ndim == 2}
+    found, stacked, out = depths(objective), _stacked(objective), {}
+    for name, p in objective.named_parameters():
+        scale = layer_decay ** (found[name].last - found[name].own) if name in found else 1.0
+        decays = p.ndim > 1 and id(p) not in spared
+        out[name] = Place(scale, decays, stacked.get(id(p), 1) if decays and id(p) in repeated else 0)
     return out
 
 
@@ -84,12 +82,11 @@ class Optimizers:
 
 
 def make_optimizer(objective: nn.Module, cfg: TrainConfig, bf16: bool = False) -> Optimizers:
-    """Each group carries its `scale`. `bf16`: the training multiplies so; then Muon's products do too."""
+    """Each group carries its `scale`. `bf16`: the training multiplies so; then Muon's products do too. What does not
+    learn, or not yet, is there too: without a gradient every rule passes over it."""
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     places = placement(objective, cfg.layer_decay)
     for name, p in objective.named_parameters():
-        if not p.requires_grad:
-            continue
         place = places[name]
         rule = cfg.optimizer if cfg.optimizer != "muon" or place.matrices else "adamw"  # the rest of muon's parameters
         scale = place.scale * (cfg.matrix_scale if rule == "muon" else 1.0)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,16 +17,21 @@ import torch
 from torch import Tensor, nn
 
 from .. import parallel
-from ..errors import BadInput, DiskFull, Diverged, Stopped, TessellaError
+from ..errors import BadInput, Diverged, Stopped, TessellaError
 from ..objectives.objective import Batch, Objective
 from . import choose, distributed, memory, retry, state
 from .batch import check, move, size, split
+from .best import Best
 from .clock import Clock, Feed
 from .diagnose import diagnose
 from .ema import Average
+from .freeze import Freeze
+from .gauge import Gauge
+from .learned import Learned
 from .log import Log, Row
 from .optim import make_optimizer
 from .refuse import refuse
+from .room import Room
 from .schedule import learning_rate
 from .seeds import reseed
 from .settings import TrainConfig
@@ -74,7 +78,8 @@ def train(
             retry.allocate(part)
         stream = batches(start)
         with Log(job.folder, cfg.steps, job.quiet, cfg.sinks).start(start) as log:
-            for step in range(start, cfg.steps):
+            end = start if trainer.best.exhausted else cfg.steps  # it may have ended early
+            for step in range(start, end):
                 waited = time.perf_counter()
                 batch = next(stream, None)
                 if batch is None:
@@ -84,25 +89,30 @@ def train(
                     trainer.save(step, last=True)
                     raise Stopped(f"stopped after step {step}; the state is saved, go on with --resume")
                 last = step + 1 == cfg.steps
-                if last or step % cfg.log_every == 0:
+                if trainer.is_logged(step):
                     log.row(trainer.report(step))
                 log.advance(step)
                 if last or (cfg.evaluate_every and (step + 1) % cfg.evaluate_every == 0):
                     trainer.evaluate(step, log)
+                last = last or trainer.best.exhausted
                 if last or (step + 1) % cfg.save_every == 0:
                     trainer.save(step + 1)
                 for note in trainer.notes():
                     log.note(note)
-        if start == cfg.steps:
+                if last:
+                    end = step + 1
+                    break
+        if start == end:
             trainer.ship(start)  # the state was saved, but the process may have died before the model was
-    return Result(cfg.steps, trainer.metrics, tuple(trainer.history))
+        trainer.look_again()
+    return Result(end, trainer.metrics, tuple(trainer.history))
 
 
 class Trainer:
     """The state of a training and what can be done with it."""
 
     def __init__(self, cfg: TrainConfig, objective: Objective, job: Job, device: torch.device):
-        refuse(objective, cfg.batch, cfg.accumulate, cfg.ema)
+        refuse(objective, cfg, job.evaluate is not None)
         self.cfg, self.job, self.device = cfg, job, device
         self.parts = cfg.accumulate  # grows when memory runs out
         self.shortage = retry.Shortage(objective.whole_batch)
@@ -111,14 +121,20 @@ class Trainer:
         self.finish = job.finish.to(device) if job.finish is not None else nn.Identity()
         if choose.compiling(cfg.compile, device.type, 0.0)[0] == "on":
             distributed.compile_units(objective)
+        self.gauge, self.freeze = Gauge(objective), Freeze(objective, cfg)
+        self.freeze.at(0)
         self.call = distributed.spread(objective, device, cfg.shard)
         self.optimizer = make_optimizer(objective, cfg, self.bf16)
         self.average = Average(objective.model, cfg.ema) if cfg.ema is not None else None
-        self.metrics: dict[str, float] = {}
+        self.best = Best(cfg.best, cfg.patience)
+        self.learned = Learned(objective, self.optimizer, self.average, self.best)
+        self.metrics: dict[str, float] = {}  # of what ships
+        self.evaluated = 0  # the newest step that was
         self.history: list[Row] = []
         self.figures: dict[str, Tensor] = {}
+        self.by_block: dict[str, Tensor] = {}
         self.lr = 0.0
-        self.unsaved = 0  # saves in a row that found no room
+        self.room = Room()
         self.clock = Clock()
         self._notes: list[str] = []
 
@@ -126,8 +142,9 @@ class Trainer:
 
     def step(self, step: int, batch: Batch, stop: bool, waited: float) -> Literal["done", "stopped"]:
         began = time.perf_counter()
-        cfg, progress = self.cfg, step / self.cfg.steps
+        progress = step / self.cfg.steps
         check(batch)
+        self._thaw(step)
         while True:
             micros = split(batch, self.parts, exactly=parallel.active())
             counts, totals, asked = count(self.objective, micros, stop, self.device)
@@ -139,19 +156,30 @@ class Trainer:
             try:
                 losses = self._gradients(step, micros, counts, totals)
                 self.objective.after_backward(progress)
+                before = self.gauge.before() if self.is_logged(step) else None
                 norm = self._clip()
                 break
             except retry.SHORT as error:
                 self._halve(size(batch), error)
         if not bool(torch.isfinite(parallel.sum_over_ranks(losses["loss"] + norm))):  # one verdict for all ranks
             self._diverged(step, micros)
-        self.lr = learning_rate(step, cfg.steps, cfg.lr, cfg.min_lr, cfg.warmup)
+        self.lr = learning_rate(step, self.cfg)
         self.optimizer.set_rate(self.lr)
         self._update(step, progress)
+        self.by_block = self.gauge.after(before) if before is not None else {}
         self.shortage.over()
         self.figures = losses | {"norm": norm}
         self.clock.add(time.perf_counter() - began, waited, totals[""])
         return "done"
+
+    def is_logged(self, step: int) -> bool:
+        return step % self.cfg.log_every == 0 or step + 1 == self.cfg.steps
+
+    def _thaw(self, step: int) -> None:
+        if self.freeze.at(step):
+            self._notes.append(f"step {step}: {self.freeze.now} of the towers' depths are frozen from here on")
+            self.call = self.objective  # lets go of the old hooks: DDP knows only what learned when it was made
+            self.call = distributed.spread(self.objective, self.device, self.cfg.shard)
 
     def _gradients(
         self, step: int, micros: list[Batch], counts: list[dict[str, float]], totals: dict[str, float]
@@ -225,6 +253,7 @@ class Trainer:
         told = [self.figures[n].float() for n in names]
         values = parallel.mean_over_ranks(torch.stack(told)).tolist() if told else []
         row: Row = {"step": step, **dict(zip(names, values, strict=True)), "lr": self.lr}
+        row |= {name: values_by_block.tolist() for name, values_by_block in self.by_block.items()}
         row |= self.clock.read(self.cfg.steps - step - 1) | {"memory": memory.peak_bytes(self.device)}
         if self.job.feed is not None:
             row |= self.job.feed.figures()
@@ -239,14 +268,30 @@ class Trainer:
     def evaluate(self, step: int, log: Log) -> None:
         if self.job.evaluate is None:
             return
-        self.objective.eval()
-        with torch.no_grad(), self._shipped_weights():
-            self.metrics = self.job.evaluate(self._infer)
-        self.objective.train()
-        row: Row = {"step": step, **{f"val/{k}": v for k, v in self.metrics.items()}}
+        with self.learned.averaged():
+            metrics = self._look()
+            self.best.offer(metrics, step, self.objective.model)
+        self.metrics, self.evaluated = self.best.metrics or metrics, step
+        if self.best.exhausted:
+            self._notes.append(f"stopped early after step {step + 1}: {self.best.story()}")
+        row: Row = {"step": step, **{f"val/{k}": v for k, v in metrics.items()}, **self.best.row()}
         self.history.append(row)
         log.row(row)
         self.clock = Clock()
+
+    def look_again(self) -> None:
+        """At the end, where another evaluation was the best: so that the newest answers are those of what ships."""
+        if self.best.step not in (None, self.evaluated):
+            with self.learned.chosen():
+                self._look()
+
+    def _look(self) -> dict[str, float]:
+        assert self.job.evaluate is not None, "`evaluate` asks"
+        self.objective.eval()
+        with torch.no_grad():
+            metrics = parallel.gather_objects(self.job.evaluate(self._infer))[0]  # one verdict for all ranks
+        self.objective.train()
+        return dict(metrics)
 
     def _infer(self, batch: Batch) -> Any:
         def infer(piece: Batch) -> Any:
@@ -261,47 +306,24 @@ class Trainer:
             except retry.SHORT as error:
                 self._halve(size(batch), error)
 
-    def _shipped_weights(self) -> Any:
-        return nullcontext() if self.average is None else self.average.worn_by(self.objective.model)
-
     # -- state ------------------------------------------------------------------------------------------------------
 
     def save(self, step: int, last: bool = False) -> None:
         """The state, then the model that ships; each appears whole or not at all."""
         if self.job.folder is not None:
-            tensors = {"objective": distributed.whole(dict(self.objective.state_dict()))}
-            tensors["optimizer"] = distributed.whole(self.optimizer.tensors())
-            if self.average is not None:
-                tensors["average"] = distributed.whole(self.average.tensors)
-            facts = {"identity": dict(self.job.identity), "parts": self.parts, "metrics": self.metrics}
-            facts["accumulate"] = self.cfg.accumulate
-            snapshot, folder = state.Snapshot(step, tensors, facts), self.job.folder / "state"
-            if self._no_room(lambda: state.save(folder, snapshot, self.cfg.keep), step, last):
+            facts = {"identity": dict(self.job.identity), "parts": self.parts, "accumulate": self.cfg.accumulate}
+            snapshot = self.learned.snapshot(step, facts | {"metrics": self.metrics, "evaluated": self.evaluated})
+            folder, last = self.job.folder / "state", last or step == self.cfg.steps
+            problem = self.room.save(lambda: state.save(folder, snapshot, self.cfg.keep), step, last)
+            if problem:
+                self._notes.append(problem)
                 return
         self.ship(step)
 
-    def _no_room(self, write: Callable[[], Any], step: int, last: bool) -> bool:
-        """A full disk costs nothing that is there: the run goes on, and stops when it could not save three times."""
-
-        def attempt() -> str:
-            try:
-                write()
-            except DiskFull as error:
-                return str(error)
-            return ""
-
-        problem = parallel.gather_objects(distributed.on_every_rank(attempt))[0]
-        self.unsaved = self.unsaved + 1 if problem else 0
-        if self.unsaved == 3 or (problem and (last or step == self.cfg.steps)):
-            raise DiskFull(f"{problem}; the last whole state is kept, make room and go on with --resume")
-        if problem:
-            self._notes.append(f"step {step} is not saved: {problem}; trying again at the next save")
-        return bool(problem)
-
     def ship(self, step: int) -> None:
         if self.job.ship is not None:
-            with self._shipped_weights():
-                shipped, ship = distributed.whole(dict(self.objective.model.state_dict())), self.job.ship
+            with self.learned.chosen():
+                shipped, ship = self.learned.shipped(), self.job.ship
                 distributed.on_every_rank(lambda: ship(shipped, self.metrics, step))  # while `shipped` is what it is
 
     def restore(self) -> int:
@@ -316,8 +338,6 @@ class Trainer:
         self.metrics = snapshot.facts["metrics"]
         if snapshot.facts.get("accumulate", self.cfg.accumulate) == self.cfg.accumulate:  # else somebody asked anew
             self.parts = min(snapshot.facts["parts"], self.cfg.batch // parallel.world())  # the same on each rank
-        distributed.fill(dict(self.objective.state_dict()), snapshot.tensors["objective"], "objective")
-        if self.average is not None:
-            distributed.fill(self.average.tensors, snapshot.tensors["average"], "average")
-        self.optimizer.fill(snapshot.tensors["optimizer"])
+        self.learned.fill(snapshot)
+        self.evaluated = snapshot.facts["evaluated"]
         return snapshot.step
