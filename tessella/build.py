@@ -48,6 +48,7 @@ FREE = (
     "folder",
     "weights",
     "licence",
+    "memory",
     "data.path",
     "data.validation",
     "data.workers",
@@ -79,6 +80,7 @@ class Run:
     weights_sha256: str = ""  # of that file; a value that is given must be this one
     licence: str | None = None  # of the trained weights; None: that of the weights it starts from, if they say so
     features: Literal["each", "once"] = "each"  # once: a frozen network sees each picture one time, and the head learns
+    memory: str = ""  # that the run stays below, such as 8GB; auto: what is there; empty: nothing is measured
     class_weights: ClassWeights = "none"  # rare classes weigh more in the loss: objective.weights follow from it
     model: ClassifierConfig = field(default_factory=ClassifierConfig)
     objective: ClassifyConfig = field(default_factory=ClassifyConfig)

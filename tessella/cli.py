@@ -68,7 +68,8 @@ def train(
     ] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the training pictures.")] = None,
     targets: Annotated[str | None, typer.Option(help="Columns of a table to learn: colour,price,tags.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Pictures a step, over all processes.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Pictures a step, over all processes; auto: cut to memory.")] = None,
+    memory: Annotated[str | None, typer.Option(help="What the run stays below, such as 8GB; planned first.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the picture that the model sees, in pixels.")] = None,
     channels: Annotated[int | None, typer.Option(help="Channels of the pictures, where it is not 3.")] = None,
     resize: Annotated[str | None, typer.Option(help="shortest, squash, letterbox, pad or native.")] = None,
@@ -80,17 +81,23 @@ def train(
     name: Annotated[str | None, typer.Option(help="Name of the run folder inside runs/.")] = None,
     resume: Annotated[str | None, typer.Option(help="A run folder to go on with.")] = None,
     allow_change: Annotated[list[str] | None, typer.Option(help="With --resume: a key that may differ.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only predict memory and time, from real steps.")] = False,
+    json: Json = False,
 ) -> None:
     """Train a classifier on labelled pictures. Everything lands in runs/NAME-N/."""
+    from .config import parse_value
     from .verbs.train import resume as again
     from .verbs.train import train as verb
 
     data, files, settings = sort_words(words or [])
+    if json and not dry_run:
+        raise BadInput("--json is of a dry run; add --dry-run, or read log.jsonl of the run")
     short = {
         "weights": weights,
         "epochs": epochs,
         "data.targets": None if targets is None else [name.strip() for name in targets.split(",")],
-        "train.batch": batch,
+        "train.batch": batch and parse_value(batch),
+        "memory": memory,
         "size": size,
         "model.backbone.channels": channels,
         "preprocess.resize": resize,
@@ -104,12 +111,19 @@ def train(
     settings |= {key: value for key, value in short.items() if value is not None}
     if resume is not None:
         refused = {"a data folder": data, "--model": model, "--recipe": recipe, "a settings file": files or None}
+        if dry_run:
+            raise BadInput("--dry-run is of a run that has not begun; leave --resume out")
         for what, value in refused.items():
             if value is not None:
                 raise BadInput(f"--resume takes the run as it was, so {what} ({value}) cannot be given; leave it out")
         done = again(resume, settings=settings, allow=tuple(allow_change or ()))
     elif data is None:
         raise BadInput("no data was named; write: tessella train photos/ (one folder per class)")
+    elif dry_run:
+        from .verbs.dry_run import dry_run as forecast
+
+        forecast(data, model=model, recipe=recipe, files=tuple(files), settings=settings).tell(json)
+        return
     else:
         done = verb(data, model=model, recipe=recipe, files=tuple(files), settings=settings)
     done.tell()

@@ -52,7 +52,9 @@ BAD: dict[str, tuple[str, str]] = {  # command -> what the line must say
     "type": ("train photos --train.lr fast", "run.train.lr is 'fast'; expected float"),
     "literal": ("train photos --train.precision fp8", "'fp8'; expected one of 'auto', 'fp32', 'bf16'"),
     "not finite": ("train photos --train.lr 1e999", "run.train.lr is inf; expected a finite number"),
-    "integer": ("train photos --batch many", "Invalid value for '--batch': .* see tessella train --help"),
+    "integer": ("train photos --batch many", "run.train.batch is 'many'; expected int"),
+    "memory": ("train photos --memory much", "memory is 'much'; give a size such as 8GB or 500MB, or auto"),
+    "json": ("train photos --json", "add --dry-run"),
     "no value": ("train photos --train.lr", "--train.lr has no value; write --train.lr VALUE"),
     "no value before another": ("train photos --train.lr --train.clip 1", "--train.lr has no value"),
     "no value of an option": ("train photos --model", "'--model' requires an argument"),
@@ -254,8 +256,8 @@ def test_version() -> None:
 
 def test_train_tells_on_stdout_where_things_lie(world: World, tmp_path: Path) -> None:
     done = commands.run("train", "photos", *FILLED, "--folder", tmp_path, "--name", "one", place=world.place)
-    assert [line.split()[0] for line in done.out.splitlines()] == ["top-1", "model", "log", "state", "next"]
-    for line in done.out.splitlines()[1:4]:
+    assert [line.split()[0] for line in done.out.splitlines()] == ["top-1", "memory", "model", "log", "state", "next"]
+    for line in done.out.splitlines()[2:5]:
         assert Path(line.split()[1]).exists()
     assert "33 training and 9 held-out pictures of 3 classes" in done.err
 

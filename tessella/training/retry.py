@@ -47,7 +47,8 @@ class Shortage:
             raise BadInput(f"{here} on rank {parallel.rank()}; {cure}") from error
         if parts >= samples and self.last_try:
             cure = "use a smaller model, smaller pictures, or --model.backbone.remat true"
-            raise BadInput(f"out of memory with a single sample; {cure}") from error
+            said = " ".join(str(error).split())[:120]
+            raise BadInput(f"out of memory with a single sample ({said}); {cure}") from error
         if parts >= samples:
             self.last_try = True
             return parts, "out of memory with a single sample: the caches are emptied, and it is tried once more"

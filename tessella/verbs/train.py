@@ -31,15 +31,25 @@ from ..recipes.scratch import scratch
 from ..runtime.load import load
 from ..runtime.model import Model
 from ..training import choose, distributed, state
+from ..training.memory import peak_bytes, show
 from ..training.sinks import refuse_missing
 from ..training.trainer import train as train_objective
+from . import fit
 from .adopt import Adopted, adopt, start_again
 from .doctor import machine
 
 RECIPES = {"compact": compact, "scratch": scratch, "finetune": finetune, "probe": probe}
 ADAPTING = {"finetune", "probe"}  # recipes that start from weights
 SMALL = 112  # pixels: up to here the compact recipe is chosen
-SETTLED = {"name", "folder", "epochs", "size", "weights", "weights_sha256"}  # nothing reads these after the start
+SETTLED = {
+    "name",
+    "folder",
+    "epochs",
+    "size",
+    "weights",
+    "weights_sha256",
+    "memory",
+}  # nothing reads these after the start
 SETTLED_CURE = "a longer run: --train.steps N --allow-change train.steps"
 
 
@@ -49,6 +59,7 @@ class Trained:
 
     folder: Path
     metrics: dict[str, float]
+    peak: int  # bytes of the device, or of this process, that the run held at most
     speaks: bool = True  # the first of several processes
 
     def load(self) -> Model:
@@ -59,6 +70,7 @@ class Trained:
             return
         for line in spoken(self.metrics):
             print(f"{line} on the held-out pictures")
+        print(f"memory  {show(self.peak)} at most")
         print(f"model   {self.folder / 'model'}\nlog     {self.folder / 'log.jsonl'}\nstate   {self.folder / 'state'}")
         print(f"next    tessella predict {self.folder} PICTURE")
 
@@ -106,8 +118,21 @@ class Asked:
                 raise BadInput(f"there is no {what} {name!r}{nearest(name, known)}")
 
     def sources(self) -> list[str | Path | Mapping[str, Any]]:
-        """Later ones win."""
-        return [*self.files, {**self.settings, "data.path": absolute(self.data)}]
+        """Later ones win. `train.batch = "auto"` is no number: it asks for the recipe's batch, cut to what memory
+        there is."""
+        sources: list[str | Path | Mapping[str, Any]] = [
+            *self.files,
+            {**self.settings, "data.path": absolute(self.data)},
+        ]
+        flat = [_part(source, (), drop=True) for source in sources]
+        wanted = [one["train.batch"] for one in flat if "train.batch" in one]
+        if fit.AUTO not in wanted:
+            return sources
+        auto = wanted[-1] == fit.AUTO
+        for place, one in enumerate(flat):
+            if one.get("train.batch") == fit.AUTO or (auto and "train.batch" in one):
+                sources[place] = {key: value for key, value in one.items() if key != "train.batch"}
+        return [{"memory": fit.AUTO}, *sources] if auto else sources
 
     def draft(self) -> Run:
         """What must be known before the pictures are looked at; the rest is of any recipe."""
@@ -148,6 +173,7 @@ def settle(asked: Asked) -> Settled:
     given |= adopted.origins(run.model.backbone) | given if adopted is not None else {}
     choices = build.derive(_from_anywhere(run), given, splits)
     choices.reasons.update({k: v for k, v in reasons.items() if k not in given})
+    choices = fit.fitted(choices, given)
     if adopted is None:
         return Settled(splits, choices, given)
     tensors, moved = adopted.into(choices.run, splits)
@@ -183,7 +209,8 @@ def _train(run: Run, splits: Splits, folder: Path, allow: tuple[str, ...], start
     with _alone(folder):
         built = build.objects(run, splits, folder, allow, start)
         done = train_objective(run.train, built.objective, built.batches, built.job)
-        return Trained(folder, done.metrics, parallel.is_main())
+        peak = peak_bytes(torch.device(choose.device(run.train.device)[0]))
+        return Trained(folder, done.metrics, peak, parallel.is_main())
 
 
 @contextmanager

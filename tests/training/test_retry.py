@@ -95,6 +95,7 @@ ERRORS: dict[str, Callable[[], Exception]] = {
     "cpu": lambda: RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate "
                                 "memory: you tried to allocate 9 bytes. Error code 12 (Cannot allocate memory)"),
     "cublas": lambda: RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    "onednn": lambda: RuntimeError("could not create a primitive"),
     "c++": lambda: RuntimeError("std::bad_alloc"),
     "python": MemoryError,
     "mmap": lambda: OSError(errno.ENOMEM, "Cannot allocate memory"),
