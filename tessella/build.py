@@ -36,6 +36,7 @@ from .objectives.classify import Classify, ClassifyConfig, HeadConfig
 from .objectives.objective import Batch, Objective
 from .training import Job, TrainConfig, choose
 from .training.batch import move
+from .training.optim import MOMENTUM
 from .training.seeds import reseed
 from .training.trainer import Infer
 from .weights.io import load_into, write_model
@@ -63,6 +64,7 @@ FREE = (
 
 
 ClassWeights = Literal["none", "balanced", "effective"]
+RATES = {"sgd": 50.0, "lion": 0.2}  # of update rules, in units of AdamW's and Muon's
 LOOKED_AT = 32  # pictures at a time, where each is seen once
 MEASURED = "measured on some of the training pictures"
 EFFECTIVE = 0.999  # beta of the effective number of samples (arXiv 1901.05555)
@@ -75,6 +77,7 @@ class Run:
     name: str = ""  # of the run folder; empty: from the data's name, with a number
     folder: str = "runs"  # where run folders are made
     epochs: float = 30.0  # passes over the training pictures; train.steps follows from it unless given
+    warmup_epochs: float | None = None  # passes of warm-up; train.warmup follows from it; None: the recipe's steps
     size: int = 0  # side of the picture that the model sees, pixels; 0: the architecture's own
     weights: str = ""  # what it starts from: a model folder, a run folder or a weights file; empty: drawn at random
     weights_sha256: str = ""  # of that file; a value that is given must be this one
@@ -91,6 +94,9 @@ class Run:
     def __post_init__(self) -> None:
         if not (self.epochs > 0 and self.size >= 0):
             raise BadInput(f"epochs is {self.epochs:g}, size {self.size}; give epochs > 0 and size >= 0")
+        if not 0 <= (self.warmup_epochs or 0.0) < self.epochs:
+            what = f"warmup_epochs is {self.warmup_epochs:g}"
+            raise BadInput(f"{what}; give 0 or more, and fewer than epochs, {self.epochs:g}")
         if self.features == "once":
             for key, off, value in (
                 ("data.augment", None, self.data.augment),
@@ -131,12 +137,7 @@ def derive(run: Run, given: dict[str, str], splits: Splits) -> Choices:
     batch = choose_("train.batch", _batch(t.batch, n), f"{n} training pictures", t.batch)
     passes = f"{run.epochs:g} passes over {n} pictures" + " (with repeats)" * (run.data.repeats > 1)
     steps = choose_("train.steps", max(1, math.ceil(run.epochs * n / batch)), passes, t.steps)
-    why = f"the recipe's {t.lr:g} at batch {t.batch}, by square root"
-    lr = choose_("train.lr", t.lr * math.sqrt(batch / t.batch), why, t.lr)
-    warmup = choose_("train.warmup", min(t.warmup, max(1, steps // 10)), "at most a tenth of the run", t.warmup)
-    if warmup >= steps > 1:
-        what = f"train.warmup is {warmup}, and the run has {steps} steps only"
-        raise BadInput(f"{what}; give fewer, or more --train.steps")
+    t = _paced(run, given, choose_, batch, steps)
     evaluate = choose_(
         "train.evaluate_every", max(1, math.ceil(n / batch)), "once a pass, at most 20 times", t.evaluate_every
     )
@@ -155,8 +156,6 @@ def derive(run: Run, given: dict[str, str], splits: Splits) -> Choices:
         t,
         batch=batch,
         steps=steps,
-        lr=lr,
-        warmup=warmup,
         evaluate_every=evaluate,
         precision=precision,
         compile=compiling,
@@ -168,6 +167,30 @@ def derive(run: Run, given: dict[str, str], splits: Splits) -> Choices:
     data = replace(run.data, workers=workers)
     settled = replace(run, model=model, objective=objective, preprocess=preprocess, train=train, data=data)
     return Choices(settled, reasons)
+
+
+def _paced(run: Run, given: dict[str, str], choose_: Callable[..., Any], batch: int, steps: int) -> TrainConfig:
+    """Learning rate, decay, momentum and warm-up, which follow from batch, steps and rule of update."""
+    t, factor, other = run.train, 1.0, ""
+    if "train.optimizer" in given and t.optimizer in RATES:  # a recipe's own rate is that of its own rule
+        factor, other = RATES[t.optimizer], f", times {RATES[t.optimizer]:g} for {t.optimizer}"
+    why = f"the recipe's {t.lr:g} at batch {t.batch}, by square root{other}"
+    lr = choose_("train.lr", t.lr * factor * math.sqrt(batch / t.batch), why, t.lr)
+    decay, momentum, warmup = t.weight_decay, t.momentum, t.warmup
+    if other:
+        why = f"as much of a weight goes in a step as with the recipe's {decay:g} and rate"
+        decay = choose_("train.weight_decay", decay / factor, why, decay)
+    if momentum is None and t.optimizer in MOMENTUM:
+        momentum = choose_("train.momentum", MOMENTUM[t.optimizer], f"usual for {t.optimizer}", momentum)
+    if run.warmup_epochs is None:
+        warmup = choose_("train.warmup", min(warmup, max(1, steps // 10)), "at most a tenth of the run", warmup)
+    else:
+        why = f"{run.warmup_epochs:g} of {run.epochs:g} passes"
+        warmup = choose_("train.warmup", round(run.warmup_epochs / run.epochs * steps), why, warmup)
+    if warmup >= steps > 1:
+        what = f"train.warmup is {warmup}, and the run has {steps} steps only"
+        raise BadInput(f"{what}; give fewer, or more --train.steps")
+    return replace(t, lr=lr, weight_decay=decay, momentum=momentum, warmup=warmup)
 
 
 def _normalised(

@@ -50,6 +50,30 @@ def test_what_follows_from_the_data(photos: Path, splits: Splits) -> None:
     assert all(why for _, why in found.reasons.values())
 
 
+@pytest.mark.parametrize(("rule", "factor", "momentum"), [("sgd", 50, 0.9), ("lion", 0.2, None), ("muon", 1, 0.95)])
+def test_a_rule_that_is_chosen_gets_its_rate(
+    rule: str, factor: float, momentum: float | None, photos: Path, splits: Splits
+) -> None:
+    start = run(photos, optimizer=rule, weight_decay=0.1)
+    t = derive(start, {"train.optimizer": "given"}, splits).run.train
+    usual = derive(run(photos), {}, splits).run.train.lr
+    assert t.lr == pytest.approx(usual * factor) and t.weight_decay == pytest.approx(0.1 / factor)
+    assert t.momentum == momentum
+    own = derive(start, {}, splits).run.train  # the recipe's own rule: its rate is meant for it
+    assert own.lr == pytest.approx(usual) and own.weight_decay == 0.1
+    given = dict.fromkeys(("train.optimizer", "train.lr", "train.weight_decay"), "given")
+    assert derive(start, given, splits).run.train.lr == 1e-3
+
+
+def test_warm_up_in_passes(photos: Path, splits: Splits) -> None:
+    found = derive(replace(run(photos), warmup_epochs=2.5), {}, splits)
+    assert found.run.train.warmup == round(0.25 * 42) and "2.5 of 10 passes" in found.reasons["train.warmup"][1]
+    assert derive(replace(run(photos), warmup_epochs=0.0), {}, splits).run.train.warmup == 0
+    for wrong in (-1.0, 10.0):
+        with pytest.raises(BadInput, match=r"warmup_epochs is .* fewer than epochs, 10"):
+            replace(run(photos), warmup_epochs=wrong)
+
+
 def test_what_was_given_is_never_touched(photos: Path, splits: Splits) -> None:
     given = {
         "steps": 7,

@@ -45,6 +45,7 @@ SETTLED = {
     "name",
     "folder",
     "epochs",
+    "warmup_epochs",
     "size",
     "weights",
     "weights_sha256",
