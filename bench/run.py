@@ -26,6 +26,7 @@ COMMANDS = (
     "index",
     "shards",
     "planted",
+    "cifar",
 )  # in the order of `all`
 
 

@@ -172,3 +172,36 @@ def test_no_path_of_the_machine_is_kept(bench: Any, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(sys, "argv", [str(BENCH / "step.py"), "--out", str(tmp_path), "--model", "x"])
     record.keep(argparse.Namespace(out=tmp_path, name=None), "step", {})
     assert json.loads((tmp_path / "step.json").read_text())["command"] == "python bench/step.py --model x"
+
+
+def test_cifar(tmp_path: Path, bench: Any) -> None:
+    """A few pictures instead of 60,000: the way is the same, and the network is the one that is judged."""
+    import io
+    import tarfile
+
+    from PIL import Image
+
+    from tessella.models.presets import classifier
+    from tessella.models.size import blocks_of, parameters
+
+    data = tmp_path / "data"
+    data.mkdir()
+    for part, count in (("train", 12), ("test", 4)):
+        with tarfile.open(data / f"few-{part}-00.tar.xz", "w:xz") as out:
+            for i in range(2 * count):
+                told = io.BytesIO()
+                Image.new("RGB", (32, 32), (10 * i, 200 * (i % 2), 50)).save(told, "JPEG")
+                member = tarfile.TarInfo(f"{part}/{('dark', 'light')[i % 2]}/{i:04d}.jpg")
+                member.size = told.tell()
+                out.addfile(member, io.BytesIO(told.getvalue()))
+    found = result("cifar", "--data", str(data), "--epochs", "2", out=tmp_path / "out")
+    assert 0 <= found["top1_percent"] <= 100 and found["curve"][-1]["top1_percent"] == found["top1_percent"]
+    assert 0 < found["curve"][-1]["minutes"] * 60 <= found["seconds"]
+    cfg = classifier("vit_n4", 2)
+    assert found["network"]["parameters"] == parameters(cfg)
+    share = blocks_of(cfg)
+    assert found["network"]["blocks_of_multiply_adds"] == pytest.approx(share.macs)
+    assert found["network"]["blocks_of_parameters"] == pytest.approx(share.parameters)
+    measured = {"pass_s": 30.0, "start_and_end_s": 10.0, "evaluation_s": 4.0}
+    cifar = bench("cifar")
+    assert cifar.passes(8, 4, measured) == pytest.approx((480 * (1 - cifar.MARGIN) - 26) / 30, abs=0.01)

@@ -19,7 +19,7 @@ class ViTConfig:
     patch_size: int = 16  # pixels; with a stem: its total stride, a power of two
     stride: int | None = None  # pixels between patches; None = patch_size; smaller = overlapping patches
     embed: Literal["conv", "linear", "stem"] = "conv"  # linear: same weights and values as conv, as one matrix product
-    stem_convs: int = 1  # convolutions per halving of the stem; all but the first of them keep the size
+    stem_convs: int | tuple[int, ...] = 1  # convolutions per halving of the stem, or of each; the first of them halves
     embed_bias: bool = True  # CLIP has none
     channels: int = 3  # of the pictures: 1 grey, 3 colour, any number
     width: int = 768  # features per token
@@ -51,7 +51,7 @@ class ViTConfig:
     indivisible: Literal["refuse", "pad"] = "refuse"  # a picture that the patches do not tile; never cut in silence
 
     def __post_init__(self) -> None:
-        for name in ("patch_size", "channels", "width", "depth", "heads", "stem_convs"):
+        for name in ("patch_size", "channels", "width", "depth", "heads"):
             _require(getattr(self, name) >= 1, f"model.{name} is {getattr(self, name)}; it must be at least 1")
         _require(self.registers >= 0, f"model.registers is {self.registers}; it must be at least 0")
         _require(self.size_of_head >= 1, f"model.head_size is {self.head_size}; heads need at least 1 feature each")
@@ -79,6 +79,9 @@ class ViTConfig:
         if self.embed == "stem":
             p = self.patch_size
             _require(p >= 2 and p & (p - 1) == 0, f"a stem halves the picture: model.patch_size {p} is no power of two")
+            each, halvings = self.stem_convs, p.bit_length() - 1
+            good = each >= 1 if isinstance(each, int) else len(each) == halvings and min(each) >= 1
+            _require(good, f"model.stem_convs is {each}; give at least 1, or {halvings} such numbers, one per halving")
         _ = self.grid  # refuses a size that the patches do not tile
 
     @property
@@ -114,9 +117,10 @@ class ViTConfig:
     def stem_plan(self) -> tuple[tuple[int, int, int], ...]:
         """(channels in, channels out, stride) of each convolution: wider by two per halving, at last about a token."""
         halvings, before, plan = self.patch_size.bit_length() - 1, self.channels, []
-        for i in range(halvings):
+        each = self.stem_convs
+        for i, convs in enumerate((each,) * halvings if isinstance(each, int) else each):
             after = max(8, self.width >> (halvings - 1 - i)) // 8 * 8
-            plan += [(before, after, 2)] + [(after, after, 1)] * (self.stem_convs - 1)
+            plan += [(before, after, 2)] + [(after, after, 1)] * (convs - 1)
             before = after
         return tuple(plan)
 

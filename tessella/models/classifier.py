@@ -124,16 +124,17 @@ class Classifier(nn.Module):
         logits = self.both(images)
         return logits.classes if logits.distill is None else (logits.classes + logits.distill) / 2
 
-    def both(self, images: Tensor) -> Logits:
+    def both(self, images: Tensor, keep: Tensor | None = None) -> Logits:
         """The two heads apart: what an objective needs that trains the second one on a teacher (DeiT)."""
-        features_BSD = images if images.ndim == 3 else self.features(images)
+        features_BSD = images if images.ndim == 3 else self.features(images, keep)
         classes = self.head(self.head_drop(features_BSD[:, 0]))
         distilled = features_BSD.shape[1] == 2
         return Logits(classes, self.head_dist(self.head_drop(features_BSD[:, 1])) if distilled else None)
 
-    def features(self, images_BCHW: Tensor) -> Tensor:
-        """What the heads read (B, S, D): the pooled vector, and the distillation token where there is one."""
-        tokens = self.tokens(images_BCHW)
+    def features(self, images_BCHW: Tensor, keep: Tensor | None = None) -> Tensor:
+        """What the heads read (B, S, D): the pooled vector, and the distillation token where there is one. `keep`
+        (B, n): see ViT.forward."""
+        tokens = self.tokens(images_BCHW, keep)
         seen = [self.pool(tokens)] + ([] if tokens.distill is None else [tokens.distill])
         return torch.stack(seen, dim=1)
 
@@ -142,9 +143,9 @@ class Classifier(nn.Module):
         pooled: Tensor = self.pool(self.tokens(images_BCHW))
         return pooled
 
-    def tokens(self, images_BCHW: Tensor) -> Tokens:
+    def tokens(self, images_BCHW: Tensor, keep: Tensor | None = None) -> Tokens:
         """What the backbone returns."""
-        tokens: Tokens = self.backbone(images_BCHW)
+        tokens: Tokens = self.backbone(images_BCHW, keep=keep)
         return tokens
 
     # -- as the trainer sees it (the protocol Tower): the backbone, then pool and head ---------------------------------

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from .architecture import ClassifierConfig, ViTConfig
 
 
 def parameters(cfg: ClassifierConfig) -> int:
     """Everything that is learned, with pool and head."""
     b = cfg.backbone
-    width, inner, head = b.width, b.heads * b.size_of_head, b.size_of_head
-    norm = width * (2 if b.norm == "layer" else 1)
-    fc1 = b.hidden * (2 if b.mlp == "swiglu" else 1)
-    block = 2 * norm + _linear(width, 3 * inner, b.qkv_bias) + _linear(inner, width)
-    block += _linear(width, fc1) + _linear(b.hidden, width)
-    block += 2 * head * (2 if b.norm == "layer" else 1) if b.qk_norm else 0
-    block += 2 * width if b.layer_scale is not None and b.norm_order == "pre" else 0
+    width, norm = b.width, b.width * (2 if b.norm == "layer" else 1)
     rows = b.grid[0] * b.grid[1] + (b.prefix if b.prefix_position else 0)
     total = _embedding(b) + b.prefix * width + (rows * width if b.position == "learned" else 0)
-    total += b.depth * block + norm * (b.norm_pre + b.final_norm + cfg.pool.norm)
+    total += b.depth * _block_parameters(b) + norm * (b.norm_pre + b.final_norm + cfg.pool.norm)
     if cfg.pool.kind == "attention":
         hidden = _pool_hidden(cfg)
         total += width + 2 * _linear(width, width) + _linear(width, 2 * width) + norm
@@ -28,11 +24,8 @@ def parameters(cfg: ClassifierConfig) -> int:
 def macs(cfg: ClassifierConfig) -> int:
     """Multiplications of matrix products and convolutions for one picture of the configured size."""
     b = cfg.backbone
-    width, inner, patches = b.width, b.heads * b.size_of_head, b.grid[0] * b.grid[1]
-    tokens = patches + b.prefix
-    fc1 = b.hidden * (2 if b.mlp == "swiglu" else 1)
-    block = tokens * (width * 3 * inner + inner * width + width * fc1 + b.hidden * width) + 2 * tokens**2 * inner
-    total = b.depth * block
+    width, patches = b.width, b.grid[0] * b.grid[1]
+    total = b.depth * _block_macs(b)
     if b.embed == "stem":
         height, across = b.padded(*b.size)
         for before, after, stride in b.stem_plan:
@@ -44,6 +37,37 @@ def macs(cfg: ClassifierConfig) -> int:
     if cfg.pool.kind == "attention":
         total += 2 * width * width + patches * 2 * width * width + 2 * patches * width + 2 * width * _pool_hidden(cfg)
     return total + width * cfg.classes * (2 if b.distill_token else 1)
+
+
+class Share(NamedTuple):
+    """Of all blocks together, in the whole network."""
+
+    macs: float
+    parameters: float
+
+
+def blocks_of(cfg: ClassifierConfig) -> Share:
+    """How much of a network is Transformer; the rest embeds, pools and answers."""
+    b = cfg.backbone
+    return Share(b.depth * _block_macs(b) / macs(cfg), b.depth * _block_parameters(b) / parameters(cfg))
+
+
+def _block_parameters(b: ViTConfig) -> int:
+    width, inner = b.width, b.heads * b.size_of_head
+    affine = 2 if b.norm == "layer" else 1  # numbers of a norm for each feature
+    block = 2 * width * affine + _linear(width, 3 * inner, b.qkv_bias) + _linear(inner, width)
+    block += _linear(width, _fc1(b)) + _linear(b.hidden, width)
+    block += 2 * b.size_of_head * affine if b.qk_norm else 0
+    return block + (2 * width if b.layer_scale is not None and b.norm_order == "pre" else 0)
+
+
+def _block_macs(b: ViTConfig) -> int:
+    width, inner, tokens = b.width, b.heads * b.size_of_head, b.grid[0] * b.grid[1] + b.prefix
+    return tokens * (width * 4 * inner + width * (_fc1(b) + b.hidden)) + 2 * tokens**2 * inner
+
+
+def _fc1(b: ViTConfig) -> int:
+    return b.hidden * (2 if b.mlp == "swiglu" else 1)
 
 
 def _linear(inputs: int, outputs: int, bias: bool = True) -> int:

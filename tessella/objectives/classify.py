@@ -18,6 +18,7 @@ from ..card import LABEL, Head, alone, leaves, slices
 from ..config import nearest
 from ..errors import BadInput
 from ..models.classifier import Classifier
+from .lighten import LightenConfig, light
 from .losses import FIT, TINY, Loss, LossConfig, of_class, of_number, of_tags
 from .objective import Batch, Losses, Metrics, Objective
 
@@ -39,7 +40,7 @@ class HeadConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifyConfig:
-    """What these numbers mean: see LossConfig."""
+    """What these numbers mean: see LossConfig, and LightenConfig for the last three."""
 
     loss: Loss = "auto"  # of the heads that can have it
     smoothing: float = 0.1
@@ -50,9 +51,13 @@ class ClassifyConfig:
     delta: float = 1.0
     weights: tuple[float, ...] = ()  # of a sample's loss, by its class; mean 1 over the samples; empty: all alike
     heads: dict[str, HeadConfig] = field(default_factory=dict)  # by name, where one of several differs
+    patch_dropout: float = 0.0
+    start_size: float = 1.0
+    light_until: float = 0.7
 
     def __post_init__(self) -> None:
         self.of(HeadConfig())
+        _ = self.lighten
         for name, head in self.heads.items():
             try:
                 self.of(head)
@@ -71,6 +76,10 @@ class ClassifyConfig:
         names = [f.name for f in fields(LossConfig)]
         own = {name: value for name, value in asdict(head).items() if name in names and value is not None}
         return LossConfig(**{name: getattr(self, name) for name in names} | own)
+
+    @property
+    def lighten(self) -> LightenConfig:
+        return LightenConfig(**{f.name: getattr(self, f.name) for f in fields(LightenConfig)})
 
 
 class Part(NamedTuple):
@@ -94,7 +103,7 @@ class Classify(Objective):
         heads = heads or (alone(tuple(str(i) for i in range(outputs))),)
         if sum(head.outputs for head in heads) != outputs:
             raise BadInput(f"model.classes is {outputs}, and the heads need {sum(head.outputs for head in heads)}")
-        self.cfg = cfg
+        self.cfg, self.lighten = cfg, cfg.lighten
         self.network = network
         self.parts = _parts(cfg, heads)
         self.single = len(heads) == 1
@@ -113,7 +122,8 @@ class Classify(Objective):
         A mean over the targets that are known, whatever their weights: so it does not matter how a batch was cut. There
         may be none, because no picture of a micro-batch could be read; the mean over nothing is 0.
         """
-        said = [outputs_BO.float() for outputs_BO in self.network.both(batch["image"]) if outputs_BO is not None]
+        images, keep = light(batch["image"], self.lighten, self.network.cfg.backbone, progress)
+        said = [outputs_BO.float() for outputs_BO in self.network.both(images, keep) if outputs_BO is not None]
         together_BO = torch.stack(said).detach().mean(0)
         losses, metrics = {}, {}
         for part in self.parts:

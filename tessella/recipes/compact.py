@@ -1,4 +1,4 @@
-"""Small pictures, from nothing: a convolutional stem, a few blocks, light augmentation."""
+"""Small pictures, from nothing: a convolutional stem, a few blocks, light augmentation, Muon, pictures that grow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,19 @@ def compact(path: str, name: str = "vit_n4") -> Run:
     return Run(
         epochs=10,
         model=classifier(name, classes=0),
-        objective=ClassifyConfig(smoothing=0.1),
-        data=DataConfig(path=path, augment=AugmentConfig(crop="pad", padding=1)),
-        train=TrainConfig(batch=64, lr=1e-3, warmup=100, weight_decay=0.05, betas=(0.9, 0.99), ema=None),
+        objective=ClassifyConfig(smoothing=0.1, start_size=0.625, light_until=0.8),
+        data=DataConfig(path=path, augment=AugmentConfig(crop="pad", padding=2)),
+        train=TrainConfig(
+            batch=128,
+            optimizer="muon",
+            lr=5e-3,
+            matrix_scale=0.5,
+            warmup=100,
+            schedule="wsd",
+            cooldown=1.0,
+            cooldown_shape="linear",
+            weight_decay=0.05,
+            betas=(0.9, 0.95),
+            compile="off",  # two sizes of pictures are two graphs; all that would gain less than it takes
+        ),
     )

@@ -20,7 +20,7 @@ from tessella.models.architecture import ClassifierConfig, PoolConfig, ViTConfig
 from tessella.models.build import network
 from tessella.models.classifier import Classifier
 from tessella.models.presets import PRESETS, classifier, describe, preset
-from tessella.models.size import macs, parameters
+from tessella.models.size import Share, blocks_of, macs, parameters
 from tessella.models.vit import ViT
 from tessella.objectives.objective import Tower
 
@@ -32,6 +32,7 @@ OPTIONS: list[tuple[dict[str, Any], PoolConfig]] = [
     ({"distill_token": True}, PoolConfig()),
     ({"distill_token": True, "mlp": "swiglu"}, PoolConfig(kind="attention", norm=True)),
     ({"embed": "stem", "stem_convs": 3, "norm": "rms", "qk_norm": True, "layer_scale": 0.1}, PoolConfig(kind="mean")),
+    ({"embed": "stem", "stem_convs": (2, 1, 3)}, PoolConfig()),
     ({"stride": 4, "head_size": 12, "position": "rotary", "qkv_bias": False}, PoolConfig(norm=True)),
     ({"norm_order": "post", "layer_scale": 0.1, "prefix_position": False, "norm_pre": True}, PoolConfig()),
     ({"position": "sincos", "embed_bias": False, "channels": 7}, PoolConfig()),
@@ -171,6 +172,27 @@ def test_presets_have_the_promised_sizes() -> None:
     assert (mobile.width, mobile.depth, mobile.heads) == (256, 6, 8)
     for name in ("vit_n4", "vit_n8"):
         assert preset(name).embed == "stem" and rows[name].parameters < 1_150_000
+
+
+def counted(cfg: ClassifierConfig) -> Share:
+    """What the blocks of a real network hold and multiply."""
+    net = Classifier(cfg).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(torch.zeros(1, cfg.backbone.channels, *cfg.backbone.size))
+    by_module = counter.get_flop_counts()
+    blocks = sum(sum(found.values()) for name, found in by_module.items() if name.split(".")[-2:-1] == ["blocks"])
+    held = sum(p.numel() for unit in net.units() for p in unit.parameters())
+    return Share(blocks / counter.get_total_flops(), held / sum(p.numel() for p in net.parameters()))
+
+
+@pytest.mark.parametrize("name", ["vit_n4", "vit_n8"])
+def test_compact_networks_are_transformers(name: str) -> None:
+    cfg = classifier(name, 10)
+    found = counted(cfg)
+    assert found == pytest.approx(blocks_of(cfg), abs=1e-9)
+    assert min(found) >= 0.7
+    heavier = replace(cfg, backbone=replace(cfg.backbone, stem_convs=4))  # the mutation: a stem that does the work
+    assert min(counted(heavier)) < 0.7 and counted(heavier) == pytest.approx(blocks_of(heavier), abs=1e-9)
 
 
 def test_presets_need_no_torch() -> None:
