@@ -143,6 +143,7 @@ def evaluate(
     calibrate: Annotated[bool, typer.Option("--calibrate", help="Keep a temperature in the model's card.")] = False,
     probe: Annotated[str | None, typer.Option(help="knn or linear: the frozen features, judged on any data.")] = None,
     anomaly: Annotated[str | None, typer.Option(metavar="GOOD", help="Which pictures are unlike this class.")] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="With --anomaly: whole pictures, not patches.")] = False,
     out: Annotated[str | None, typer.Option(help="Also write all answers to this .csv or .npz.")] = None,
     batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 64,
     max_bad: MaxBad = None,
@@ -160,7 +161,7 @@ def evaluate(
     if second is not None or files:
         raise BadInput(f"evaluate takes one model and one data set; leave {second or files[0]!r} out")
     reading = Reading(batch=batch, workers=workers, device=device, size=size, flips=flips, **allowed)
-    asked = Asked(probe=probe, anomaly=anomaly, calibrate=calibrate, out=out)
+    asked = Asked(probe=probe, anomaly=anomaly, whole=whole, calibrate=calibrate, out=out)
     verb(source, data, asked, like=like, reading=reading, settings=settings).tell(json)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import BadInput
-from .anomaly import anomalies
+from .anomaly import AnomalyConfig, anomalies
 from .calibrate import calibrate
 from .evaluate import Evaluation, refuse
 from .evaluate import evaluate as judged
@@ -22,6 +22,7 @@ class Asked:
 
     probe: str | None = None  # knn or linear
     anomaly: str | None = None  # the class of what is usual
+    whole: bool = False  # compare whole pictures instead of patches
     calibrate: bool = False
     out: str | None = None  # where answers are written as well
 
@@ -30,6 +31,8 @@ class Asked:
         several = [name for name, value in given.items() if value]
         if len(several) > 1:
             raise BadInput(f"{' and '.join(several)} are different questions; ask one at a time")
+        if self.whole and not self.anomaly:
+            raise BadInput("--whole says how --anomaly compares; add --anomaly GOOD, or leave it out")
         if self.out is not None:
             refuse(self.out)
             if self.anomaly:
@@ -50,7 +53,8 @@ def evaluate(
     settings: Mapping[str, Any] | None = None,
 ) -> Told:
     if asked.anomaly:
-        return anomalies(source, data, asked.anomaly, like=like, reading=reading, settings=settings)
+        cfg = AnomalyConfig(good=asked.anomaly, by="whole" if asked.whole else "patches")
+        return anomalies(source, data, cfg, like=like, reading=reading, settings=settings)
     if asked.calibrate:
         done = calibrate(source, data, reading=reading, settings=settings)
         _write(done.evaluation, asked.out)

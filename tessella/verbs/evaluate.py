@@ -30,7 +30,7 @@ from ..metrics.summary import summary
 from .labelled import Reading, how_read, opened, says, trained_on
 
 __all__ = ["Evaluation", "Reading", "evaluate"]
-ROWS, PAIRS = 40, 8  # classes and mistakes that the table has room for; --json has them all
+ROWS, PAIRS = 40, 5  # classes and mistakes that the table has room for; --json has them all
 
 
 @dataclass(frozen=True)
@@ -169,8 +169,8 @@ def _classes(head: Head, p: Predictions, m: dict[str, float]) -> Iterator[str]:
     loss = f"{m['loss']:.4f}" if "loss" in m else "is no number"
     yield f"{n} pictures · top-1 {100 * m['top1']:.2f} % · top-5 {100 * m['top5']:.2f} % · loss {loss}"
     low, high = (100 * edge for edge in wilson(m["top1"], n))
-    last = [f"top-1 of more such pictures: {low:.1f} to {high:.1f} % (95 % sure)"]
-    last += [f"balanced accuracy {100 * m['balanced_accuracy']:.2f} %", f"macro F1 {100 * m['macro_f1']:.2f} %"]
+    yield f"top-1 of more such pictures: {low:.1f} to {high:.1f} % (95 % sure)"
+    last = [f"balanced accuracy {100 * m['balanced_accuracy']:.2f} %", f"macro F1 {100 * m['macro_f1']:.2f} %"]
     last += [f"AUROC {m['auroc']:.4f}"] if "auroc" in m else []
     last += [f"calibration error {100 * m['ece']:.2f} %"] if "ece" in m else []
     last += [f"temperature {head.temperature:.3g}"] if head.temperature != 1 else []

@@ -1,4 +1,4 @@
-"""`evaluate --probe` and `--anomaly`: the same figures as the features in one's own hands, with any classes."""
+"""`evaluate --probe`: the same figures as from the features in one's own hands, with any classes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from commands import SHAPES, World
 from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 import tessella as ts
@@ -93,62 +93,10 @@ def test_pictures_that_cannot_be_read_do_not_count(world: World, data: Path, tmp
     assert np.allclose(found.predictions.outputs, ts.probe(world.run, data, "knn", reading=QUICK).predictions.outputs)
 
 
-def test_questions_that_cannot_be_asked(world: World, data: Path, tmp_path: Path) -> None:
+def test_questions_that_cannot_be_asked(world: World, data: Path) -> None:
     with pytest.raises(BadInput, match="there is no probe 'kn'; did you mean 'knn'"):
         ts.probe(world.run, data, "kn", reading=QUICK)
     with pytest.raises(BadInput, match="--probe and --calibrate are different questions"):
         Asked(probe="knn", calibrate=True)
-    with pytest.raises(BadInput, match=r"has no class 'god' .*did you mean"):
-        ts.anomalies(world.run, _named(data, tmp_path), "god", reading=QUICK)
-
-
-def _named(data: Path, tmp_path: Path) -> Path:
-    """The data as an inspection line keeps it: train/good, and faults in test/ alone."""
-    place = tmp_path / "parts"
-    shutil.copytree(data / "train" / OTHERS[0], place / "train" / "good")
-    shutil.copytree(data / "test" / OTHERS[0], place / "test" / "good")
-    shutil.copytree(data / "test" / OTHERS[1], place / "test" / "scratch")
-    return place
-
-
-def test_what_is_unlike_the_good_ones(world: World, data: Path, tmp_path: Path) -> None:
-    parts = _named(data, tmp_path)
-    done = commands.run("evaluate", world.run, parts, "--anomaly", "good", "--workers", "0", "--json")
-    assert done.code == 0, done.err
-    told = json.loads(done.out)
-    usual, asked = (ts.load(world.run).embed(sorted((parts / part).rglob("*.png"))) for part in ("train/good", "test"))
-    search = NearestNeighbors(n_neighbors=5, metric="cosine", algorithm="brute").fit(usual)
-    values = dict(zip(
-        sorted(f.relative_to(parts).as_posix() for f in (parts / "test").rglob("*.png")),
-        search.kneighbors(asked)[0].mean(1), strict=True,
-    ))  # fmt: skip
-    limit = np.quantile(search.kneighbors()[0].mean(1), 0.95)
-    assert told["limit"] == pytest.approx(limit, abs=1e-5) and told["known"] == 20
-    assert {row["id"]: row["score"] for row in told["pictures"]} == pytest.approx(values, abs=1e-5)
-    for row in told["pictures"]:
-        assert row["class"] == row["id"].split("/")[1] and row["flagged"] == (row["score"] > told["limit"])
-    faults = [row["flagged"] for row in told["pictures"] if row["class"] == "scratch"]
-    alarms = [row["flagged"] for row in told["pictures"] if row["class"] == "good"]
-    assert told["found"] == np.mean(faults) and told["false_alarms"] == np.mean(alarms) and len(alarms) == 7
-    pairs = [(a["score"] > b["score"]) + 0.5 * (a["score"] == b["score"]) for a in told["pictures"]
-             for b in told["pictures"] if a["class"] == "scratch" and b["class"] == "good"]  # fmt: skip
-    assert told["auroc"] == pytest.approx(np.mean(pairs))
-    text = commands.run("evaluate", world.run, parts, "--anomaly", "good", "--workers", "0").out
-    assert f"AUROC {told['auroc']:.4f}" in text and "14 pictures against 20 of good" in text
-
-
-def test_without_parts_a_fifth_of_the_good_ones_is_judged(world: World) -> None:
-    found = ts.anomalies(world.run, world.photos, "circle", reading=QUICK)
-    names = [name.split("/")[0] for name in found.ids]
-    assert names.count("circle") == 3 and names.count("square") == names.count("triangle") == 14
-    assert found.found.known == 11
-
-
-def test_good_pictures_must_be_there(world: World, data: Path, tmp_path: Path) -> None:
-    place = _named(data, tmp_path)
-    with pytest.raises(BadInput, match="no picture of 'scratch' is there to learn from"):
-        ts.anomalies(world.run, place, "scratch", reading=QUICK)
-    shutil.rmtree(place / "test")
-    shutil.copytree(data / "train" / OTHERS[1], place / "train" / "scratch")
-    with pytest.raises(BadInput, match="learned from train/ and judged in test/"):
-        ts.anomalies(world.run, place, "good", reading=QUICK)
+    with pytest.raises(BadInput, match="--whole says how --anomaly compares"):
+        Asked(whole=True)
