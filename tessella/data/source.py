@@ -58,6 +58,8 @@ class DataConfig:
         twice = [name for name in self.targets if self.targets.count(name) > 1]
         if twice or not all(self.targets):
             raise BadInput(f"data.targets names {twice[0] if twice else ''!r} twice or nothing; name each column once")
+        if any(name.split("/")[0] == "val" for name in self.targets):
+            raise BadInput("data.targets names 'val', which is what validation is called in a log; rename the column")
         if self.targets and self.label is not None:
             raise BadInput(f"data.label is {self.label!r} and data.targets are given too; add it to the targets")
         for name in self.kinds:

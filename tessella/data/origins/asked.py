@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from ...card import TARGET, Head, leaves
 from ...errors import BadInput
 from ..source import Column, DataConfig, Opened, Source, Splits, split
-from .cells import CellsColumn, head_of, kind_of, told, typed
+from .cells import CellsColumn, Gathered, head_of, kind_of, told, typed
 from .folder import TRAIN, VALIDATION
 from .listing import Listing, inside, part_of, settle, settle_known, unused
-from .targets import ClassColumn, NumberColumn, TagsColumn
+from .targets import BoxColumn, ClassColumn, LabelsColumn, NumberColumn, TagsColumn
 
 
 class Asked(NamedTuple):
@@ -76,11 +76,21 @@ def _asked(listing: Listing, names: Sequence[str]) -> dict[str, Asked]:
         raise BadInput(f"{listing.where} holds no pictures; {'; '.join(listing.notes) or 'name some'}")
     out = {}
     for name in names:
-        column = listing.targets.get(f"{TARGET}{name}")
-        if not isinstance(column, CellsColumn):
+        column = listing.targets.get(f"{TARGET}{name}", listing.targets.get(name))
+        if not isinstance(column, (CellsColumn, BoxColumn, LabelsColumn)):
             raise BadInput(no_table(listing.where, names))
-        out[name] = Asked(column, f"{listing.where}: column {name!r}")
+        cells = column if isinstance(column, CellsColumn) else _shown(column)
+        out[name] = Asked(cells, f"{listing.where}: column {name!r}")
     return out
+
+
+def _shown(column: BoxColumn | LabelsColumn) -> CellsColumn:
+    """What is to be seen in each picture, wherever it is, as tags: of the annotations of a data set without a table."""
+    numbers = column.boxes.classes if isinstance(column, BoxColumn) else column.numbers
+    gathered = Gathered()
+    each = (sorted(set(numbers[column.spans.of_sample(i)].tolist())) for i in range(len(column)))
+    gathered.add([[column.names[number] for number in of_one] for of_one in each], str)
+    return gathered.column()
 
 
 def no_table(where: str, names: Sequence[str]) -> str:

@@ -38,7 +38,7 @@ ROLES: dict[str, tuple[str, ...]] = {  # what columns are called, compared witho
     "caption": tuple("caption text captions texts description".split()),
     "split": tuple("split partition subset fold".split()),
 }
-OPTIONS = {"image": "--data.image", "label": "--data.label", "split": "--data.split", "targets": "--targets"}
+OPTIONS = {"image": "--data.image", "label": "--data.label", "split": "--data.split"}
 LEARNED = ("label", "labels", "number", "caption")  # roles that are not looked for where somebody names the targets
 PARTS = 127  # most names of parts: they are numbered in int8
 Block = Mapping[str, Sequence[Any]]  # role -> the cells of some rows
@@ -132,9 +132,8 @@ def _given(header: Header, role: str, given: str) -> str:
         raise BadInput(f"{header.path}: {len(exact)} columns are called {given!r}; rename all but one")
     near = difflib.get_close_matches(given, header.columns, 1)
     hint = f"did you mean {near[0]!r}? its" if near else "its"
-    raise BadInput(
-        f"{header.path} has no column {given!r}: {hint} columns are {_list(header.columns)}; mend {OPTIONS[role]}"
-    )
+    cure = "name one of them" if role == "targets" else f"mend {OPTIONS[role]}"
+    raise BadInput(f"{header.path} has no column {given!r}: {hint} columns are {_list(header.columns)}; {cure}")
 
 
 def _list(columns: Sequence[str]) -> str:
@@ -292,8 +291,10 @@ class Cells:
         elif role == "split":
             self._split.add([text(cell, where).strip().lower() for cell in cells])
         elif role.startswith(TARGET):
-            found = self._targets.setdefault(role, Gathered())
-            found.add(self._named(cells, role, where) if role in self._known else cells, lambda c: text(c, where))
+            if role in self._known:  # by number, one or a list of them
+                cells = [self._named(c, role, where) if isinstance(c, list) else c for c in cells]
+                cells = [c if isinstance(c, list) else self._named([c], role, where)[0] for c in cells]
+            self._targets.setdefault(role, Gathered()).add(cells, lambda c: text(c, where))
         elif role == "number":
             for cell in cells:
                 self._number(cell, where)

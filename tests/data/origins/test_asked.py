@@ -275,7 +275,7 @@ def test_what_is_evaluated(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("targets", "more", "told"),
     [
-        (["colr"], {}, r"no column 'colr': did you mean 'colour'\? its columns are .*; mend --targets"),
+        (["colr"], {}, r"no column 'colr': did you mean 'colour'\? its columns are .*; name one of them"),
         (["colour", "colour"], {}, "names 'colour' twice"),
         (["colour", "Colour"], {}, "column 'colour' is two targets; give each column one meaning"),
         (["file"], {}, "column 'file' holds the pictures, and is no target"),
@@ -287,6 +287,7 @@ def test_what_is_evaluated(tmp_path: Path) -> None:
             {"kinds": {"colour": "number"}},
             "column 'colour' holds 'red' in row 1, which is no number",
         ),
+        (["val", "price"], {}, "names 'val', which is what validation is called in a log; rename the column"),
         (["split", "price"], {"split": "split"}, "column 'split' is the split and a target"),
     ],
 )
@@ -317,3 +318,43 @@ def test_pictures_without_a_table(tmp_path: Path) -> None:
     (tmp_path / "p" / "metadata.csv").write_text("file,colour\ncat/0.png,red\ndog/0.png,blue\n")
     assert opened(tmp_path / "p", "colour", val_share=0.0).classes == ("blue", "red"), "the table beside class folders"
     assert open_data(DataConfig(path=str(tmp_path / "p"), val_share=0.0)).classes == ("cat", "dog")
+
+
+def test_classes_that_a_table_knows_by_number(tmp_path: Path) -> None:
+    """Parquet of Hugging Face: names in the schema, numbers in the cells, one or a list of them."""
+    names = {"label": ["zebra", "ant"], "tags": ["x", "y", "z"]}
+    label = {"names": names["label"], "_type": "ClassLabel"}
+    tags = {"feature": {"names": names["tags"], "_type": "ClassLabel"}, "_type": "List"}
+    rows = [{"file": f"{i}.png", "label": i % 2, "tags": list(range(i % 4)), "n": i / 3} for i in range(8)]
+    whole = pa.Table.from_pylist(rows)
+    meta = {"huggingface": json.dumps({"info": {"features": {"label": label, "tags": tags}}})}
+    pq.write_table(whole.replace_schema_metadata(meta), tmp_path / "t.parquet")
+    for i in range(8):
+        (tmp_path / f"{i}.png").write_bytes(bytes([i]))
+    splits = opened(tmp_path / "t.parquet", "label", "tags", "n", val_share=0.0)
+    assert [(h.task, h.classes) for h in splits.heads] == [
+        ("classify", ("ant", "zebra")),
+        ("tags", ("x", "y", "z")),
+        ("number", ()),
+    ]
+    assert [splits.train.targets["target/label"][i] for i in range(3)] == [1, 0, 1]
+    assert [splits.train.targets["target/tags"][i].tolist() for i in (0, 1, 3)] == [[0, 0, 0], [1, 0, 0], [1, 1, 1]]
+
+
+def test_what_boxes_show_as_tags(tmp_path: Path) -> None:
+    """COCO has no table, but says what is to be seen: `--targets boxes` learns whether, not where."""
+    images = [{"id": i, "file_name": f"{i}.jpg", "width": 8, "height": 8} for i in range(4)]
+    seen = [(0, 1), (0, 1), (0, 2), (1, 2), (3, 1)]
+    boxes = [
+        {"id": n, "image_id": i, "category_id": c, "bbox": [0, 0, 4, 4], "iscrowd": 0} for n, (i, c) in enumerate(seen)
+    ]
+    told = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "dog"}, {"id": 2, "name": "car"}]}
+    (tmp_path / "train").mkdir()
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_train.json").write_text(json.dumps(told))
+    for i in range(4):
+        (tmp_path / "train" / f"{i}.jpg").write_bytes(bytes([i]))
+    splits = opened(tmp_path, "boxes", kind="coco", val_share=0.0)
+    assert [(h.name, h.task, h.classes) for h in splits.heads] == [("boxes", "tags", ("car", "dog"))]
+    rows = {name: splits.train.targets["label"][i].tolist() for i, name in enumerate(splits.train.ids)}
+    assert rows == {"train/0.jpg": [1, 1], "train/1.jpg": [1, 0], "train/2.jpg": [0, 0], "train/3.jpg": [0, 1]}
