@@ -144,6 +144,19 @@ def test_resume_knows_its_targets(place: Path, tmp_path: Path) -> None:
             resume(run, settings={"data.targets": other})
 
 
+def test_cutting_a_step_changes_nothing(place: Path, tmp_path: Path) -> None:
+    """Gaps and mixed pictures fall unevenly into four micro-batches; the losses of the third step are the same."""
+    few = SMALL | {"train.steps": 3, "train.log_every": 1, "data.targets": ["kind", "light", "tags"]}
+    few |= {"data.mix.mixup": 0.8, "folder": str(tmp_path / "runs")}
+    rows = []
+    for parts in (1, 4):
+        run = ts.train(place / "things.csv", settings=few | {"train.accumulate": parts}).folder
+        told = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        rows.append({k: v for k, v in told[2].items() if k.endswith(("loss", "mae", "accuracy"))})
+    assert set(rows[0]) >= {"loss", "kind/loss", "light/loss", "tags/loss", "light/mae"}
+    assert rows[0] == pytest.approx(rows[1], rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("targets", "more", "figures"),
     [
