@@ -26,8 +26,9 @@ class Predictions:
 
 
 def known(p: Predictions) -> Predictions:
-    """Of a class: the samples whose target somebody knows."""
-    held = p.targets >= 0
+    """The samples whose target somebody knows, of tags any part of it."""
+    whole = p.targets.dtype.kind in "iu"
+    held = np.asarray(p.targets >= 0 if whole else ~np.isnan(p.targets.reshape(len(p.ids), -1)).all(1))
     if held.all():
         return p
     ids = tuple(name for name, there in zip(p.ids, held, strict=True) if there)

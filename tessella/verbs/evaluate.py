@@ -138,12 +138,16 @@ def _lines(head: Head, p: Predictions) -> Iterator[str]:
         case "tags":
             shown = (("mean average precision", "map"), ("macro F1", "macro_f1"), ("AUROC", "auroc"))
             figures = [f"{name} {m[key]:.4f}" for name, key in shown if key in m]
-            yield " · ".join([f"{len(p.ids):,} pictures", *figures, f"loss {m['loss']:.4f}" if "loss" in m else ""])
+            yield " · ".join(
+                [f"{len(known(p).ids):,} pictures", *figures, f"loss {m['loss']:.4f}" if "loss" in m else ""]
+            )
         case "number":
             shown = (("off by", "mae"), ("root mean square", "rmse"), ("R2", "r2"))
-            yield " · ".join([f"{len(p.ids):,} pictures", *(f"{name} {m[key]:.4g}" for name, key in shown if key in m)])
+            yield " · ".join(
+                [f"{len(known(p).ids):,} pictures", *(f"{name} {m[key]:.4g}" for name, key in shown if key in m)]
+            )
         case _:
-            yield f"{len(p.ids):,} pictures"
+            yield f"{len(known(p).ids):,} pictures"
 
 
 def _classes(head: Head, p: Predictions, m: dict[str, float]) -> Iterator[str]:

@@ -10,7 +10,7 @@ import torch
 
 from tessella.card import Head, leaves, slices
 from tessella.metrics.heads import figures
-from tessella.metrics.predictions import fill
+from tessella.metrics.predictions import fill, known
 
 COLOUR = Head(name="colour", task="classify", classes=("blue", "green", "red"))
 PRICE = Head(name="price", task="number", mean=100.0, scale=20.0)
@@ -51,6 +51,15 @@ def test_figures_leave_gaps_out() -> None:
     assert told["price/mae"] == pytest.approx(5 / 3) and told["price/rmse"] == pytest.approx((25 / 3) ** 0.5)
     assert told["tags/loss"] == pytest.approx(np.log1p(np.exp(-4)), rel=1e-5)
     assert all(np.isfinite(value) for value in told.values())
+
+
+def test_known_are_those_of_which_something_is() -> None:
+    found = fill(lambda batch: batch["image"], batches(), HEADS)
+    assert {name: known(p).ids for name, p in found.items()} == {
+        "colour": tuple("acd"),
+        "price": tuple("abd"),
+        "tags": tuple("abd"),
+    }
 
 
 def test_another_order_of_heads_is_seen() -> None:

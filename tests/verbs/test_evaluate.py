@@ -182,7 +182,7 @@ def test_several_heads(tmp_path: Path) -> None:
     whole = Evaluation(figures(found, heads), heads, found)
     text = list(whole.lines())
     assert [line for line in text if line.endswith(":")] == ["colour:", "price:", "tags:"]
-    assert "3 pictures · off by 1.5 · root mean square 1.581 · R2 0.9" in text
+    assert "2 pictures · off by 1.5 · root mean square 1.581 · R2 0.9" in text
     assert whole.plain()["colour/top1"] == 0.5 and whole.plain()["heads"]["colour"]["per_class"]["red"]["recall"] == 1
     whole.write(tmp_path / "a.csv")
     rows = list(csv.DictReader((tmp_path / "a.csv").open()))

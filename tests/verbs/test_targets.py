@@ -126,6 +126,8 @@ def test_evaluate_gives_the_figures_of_the_run(run: Path, place: Path) -> None:
     found = ts.evaluate(run, place / "things.csv", reading=quick)
     trained = {k: v for k, v in ts.load(run).card.metrics.items() if not k.startswith("ema")}
     assert found.metrics == pytest.approx(trained, rel=1e-4, abs=1e-4)
+    told = commands.run("evaluate", run, place / "things.csv", "--workers", "0", "--device", "cpu").out
+    assert "kind:\n" in told and "120 pictures · off by" in told
     text = (place / "things.csv").read_text().replace("trouser", "x").replace("bag", "trouser").replace("x", "bag")
     (place / "turned.csv").write_text(text)
     turned = ts.evaluate(run, place / "turned.csv", reading=quick)
