@@ -28,9 +28,9 @@ class DiskFull(TessellaError):
 
 
 class Stopped(TessellaError):
-    """The run was asked to stop (SIGTERM) and has saved itself."""
+    """The run was asked to stop and has saved itself."""
 
-    exit_code = 143  # 128 + SIGTERM
+    exit_code = 143  # 128 + SIGTERM; 130 for Ctrl-C
 
 
 def readable(text: str) -> str:

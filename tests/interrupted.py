@@ -27,6 +27,7 @@ from tessella.errors import BadInput
 from tessella.runtime.load import load
 from tessella.training import state
 from tessella.training.log import Log
+from tessella.training.stop import AGAIN
 
 Before = Callable[[], object]
 
@@ -237,15 +238,44 @@ def slowly() -> None:
     Log.advance = slow  # type: ignore[method-assign]
 
 
-def terminated(trial: Trial, whom: Literal["process", "group"]) -> tuple[Done, list[int], bool]:
+def asked(
+    trial: Trial, whom: Literal["process", "group"], number: int = signal.SIGTERM
+) -> tuple[Done, list[int], bool]:
     """(what it said, the states it left, whether it then ended as the undisturbed run)"""
     run = trial.folder()
     running = trial.begin(run, slowly)
     log = run / "log.jsonl"
     assert wait_for(lambda: log.is_file() and len(log.read_text().splitlines()) >= 2)
-    running.kill(signal.SIGTERM, group=whom == "group")
+    running.kill(number, group=whom == "group")
     done = running.wait()
     return done, sound(run), trial.finish(run)
+
+
+def stuck() -> None:
+    """The fourth step does not come to its end."""
+    advance = Log.advance
+
+    def forever(self: Log, step: int) -> None:
+        time.sleep(1000 if step == 3 else 0)
+        advance(self, step)
+
+    Log.advance = forever  # type: ignore[method-assign]
+
+
+def asked_twice(trial: Trial) -> tuple[Done, float, bool]:
+    """(what it said, seconds from the second Ctrl-C to its end, whether it then ended as the undisturbed run)"""
+    run = trial.folder()
+    running = trial.begin(run, stuck)
+    assert wait_for(lambda: '"step": 3' in ((run / "log.jsonl").read_text() if (run / "log.jsonl").is_file() else ""))
+    running.kill(signal.SIGINT)
+    assert wait_for(lambda: b"again leaves at once" in running.files[1].read_bytes())
+    running.kill(signal.SIGINT)  # as torchrun passes it on
+    time.sleep(AGAIN + 0.2)
+    assert not running.ended()
+    running.kill(signal.SIGINT)
+    began = time.monotonic()
+    done = running.wait()
+    return done, time.monotonic() - began, trial.finish(run)
 
 
 # -- what must be seen -------------------------------------------------------------------------------------------------

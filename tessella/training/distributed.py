@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import inspect
+import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -12,6 +16,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from .. import parallel
@@ -27,16 +32,60 @@ def processes(device: torch.device, seconds: float = 600.0) -> Iterator[None]:
         return
     if device.type == "cuda" and device.index is None:  # else all processes of a machine would share its first GPU
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=seconds))
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    store, rank, world = next(iter(rendezvous("env://")))
+    dist.init_process_group(backend, timeout=timedelta(seconds=seconds), store=store, rank=rank, world_size=world)
     try:
-        try:
-            yield
-        except Stopped:
-            parallel.barrier()  # all ranks stop at the same step
-            raise
-        parallel.barrier()  # a rank that left before the others made them abort: 3 of 12 runs, with this 0 of 12
+        with _one_verdict(store, rank, world):
+            try:
+                yield
+            except Stopped:
+                parallel.barrier()  # all ranks stop at the same step
+                raise
+            parallel.barrier()  # a rank that left before the others made them abort: 3 of 12 runs, with this 0 of 12
     finally:
+        _leave()
+
+
+def _leave() -> None:
+    """Out of the group, which must be gone when Python ends: a thread of it that then still drops a tensor aborts the
+    process ("terminate called without an active exception"), after all work is done. What keeps it otherwise: the
+    mesh, which DTensor's caches keep for ever, and objectives that nobody needs but that were not collected yet."""
+    if parallel.active():
         dist.destroy_process_group()
+    while _MESHES:
+        vars(_MESHES.pop()).get("_pg_registry", {}).clear()
+    atexit.unregister(gc.collect)
+    atexit.register(gc.collect)
+
+
+_MESHES: list[Any] = []  # of the group that this process is in
+WORD = "tessella/word"  # key of the store: why a rank left
+LISTEN = 5.0  # seconds in which the others can read it
+
+
+@contextmanager
+def _one_verdict(store: Any, rank: int, world: int) -> Iterator[None]:
+    """What ends one rank in a line, as a picture that only it reads, would be a lost connection to the others."""
+    try:
+        yield
+    except Stopped:
+        raise
+    except TessellaError as error:
+        store.set(WORD, json.dumps({"exit_code": error.exit_code, "text": str(error)}))
+        dist.destroy_process_group()  # whoever waits for this rank sees now that it has gone
+        until = time.monotonic() + LISTEN
+        while rank == 0 and store.add(f"{WORD}/read", 0) < world - 1 and time.monotonic() < until:
+            time.sleep(0.05)  # the store may live in this process
+        raise
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error)) or not store.check([WORD]):
+            raise
+        word = json.loads(store.get(WORD))
+        store.add(f"{WORD}/read", 1)
+        same = TessellaError(word["text"])
+        same.exit_code = word["exit_code"]
+        raise same from None
 
 
 GRAPHS = 128  # most of one class of blocks: networks x stages x shifts x (training, evaluating) x sizes of pictures
@@ -68,6 +117,7 @@ def spread(objective: Objective, device: torch.device, how: Literal["ddp", "fsdp
     for tensor in objective.state_dict().values():
         dist.broadcast(tensor, 0)  # fully_shard trusts that all ranks start equal
     mesh = init_device_mesh(device.type, (parallel.world(),))
+    _MESHES.append(mesh)
     towers = [m for m in objective.modules() if isinstance(m, Tower)][::-1]  # inner ones first
     modules = [unit for tower in towers for unit in tower.units()] + [t for t in towers if isinstance(t, nn.Module)]
     seen: set[int] = set()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import parallel
-from ..errors import BadInput, Diverged, Stopped, TessellaError
+from ..errors import BadInput, Diverged, TessellaError
 from ..objectives.objective import Batch, Objective
 from . import choose, distributed, memory, retry, state
 from .batch import check, move, size, split
@@ -87,7 +87,7 @@ def train(
                 waited = time.perf_counter() - waited
                 if trainer.step(step, batch, stop.asked, waited) == "stopped":
                     trainer.save(step, last=True)
-                    raise Stopped(f"stopped after step {step}; the state is saved, go on with --resume")
+                    raise stop.stopped(step, job.folder)
                 last = step + 1 == cfg.steps
                 if trainer.is_logged(step):
                     log.row(trainer.report(step))

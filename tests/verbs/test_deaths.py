@@ -15,6 +15,8 @@ from commands import files_of
 from interrupted import (
     Trial,
     again_and_again,
+    asked,
+    asked_twice,
     at_instants,
     at_operation,
     at_operations,
@@ -23,7 +25,6 @@ from interrupted import (
     operations,
     seeded_by_process,
     sound,
-    terminated,
     turning_points,
 )
 
@@ -72,14 +73,27 @@ def test_one_worker_instead_of_two(trial: Trial, done: list[str]) -> None:
     assert at_operation(trial, one_save(done)[-1], ("--workers", "1"))
 
 
-@pytest.mark.parametrize("whom", ["process", "group"])
-def test_sigterm_saves_and_leaves_with_143(trial: Trial, whom: str) -> None:
-    said, steps, same = terminated(trial, whom)  # type: ignore[arg-type]
-    assert said.code == 143
-    assert [line for line in said.err.splitlines() if line.startswith("tessella:")] == [
-        f"tessella: stopped after step {steps[-1]}; the state is saved, go on with --resume"
-    ]
+def told(err: str) -> list[str]:
+    return [line for line in err.splitlines() if line.startswith("tessella:")]
+
+
+@pytest.mark.parametrize(
+    ("number", "whom"), [(signal.SIGTERM, "process"), (signal.SIGTERM, "group"), (signal.SIGINT, "group")]
+)
+def test_asked_to_stop_it_saves_and_says_how_to_go_on(trial: Trial, number: signal.Signals, whom: Any) -> None:
+    """Ctrl-C on a terminal reaches the whole group."""
+    said, steps, same = asked(trial, whom, number)
+    assert said.code == 128 + number
+    begin, run = f"tessella: stopped after step {steps[-1]}; the state is saved, go on with --resume ", "/run"
+    assert [(line.startswith(begin), line.endswith(run)) for line in told(said.err)] == [(True, True)], said.err
+    assert "Traceback" not in said.err and ("Ctrl-C again" in said.err) == (number == signal.SIGINT)
     assert same and 2 <= steps[-1] < 8
+
+
+def test_a_second_ctrl_c_leaves_at_once(trial: Trial) -> None:
+    said, seconds, same = asked_twice(trial)
+    assert said.code == 130 and seconds < 30 and same
+    assert "Traceback" not in said.err and told(said.err) == [], said.err
 
 
 def test_a_disk_full_for_one_save_costs_only_that_save(trial: Trial) -> None:
