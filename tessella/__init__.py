@@ -1,7 +1,7 @@
 """Tessella: one toolkit for the whole life of a Vision Transformer.
 
-`import tessella as ts`: `ts.train`, `ts.resume`, `ts.evaluate`, `ts.predict`, `ts.load`, `ts.Model`. Nothing heavy is
-imported before it is used.
+`import tessella as ts`: `ts.train`, `ts.resume`, `ts.evaluate`, `ts.predict`, `ts.load`, `ts.Model`,
+`ts.Run`. Nothing heavy is imported before it is used.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "Model", "__version__", "anomalies", "calibrate", "check", "evaluate", "load", "predict", "probe", "resume",
+    "Model", "Run", "__version__", "anomalies", "calibrate", "check", "evaluate", "load", "predict", "probe", "resume",
     "train",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from .runtime.load import load
     from .runtime.model import Model
+    from .runtime.run import Run
     from .verbs.anomaly import anomalies
     from .verbs.calibrate import calibrate
     from .verbs.check import check
@@ -30,6 +31,7 @@ _WHERE = {
     "Model": "runtime.model",
     "anomalies": "verbs.anomaly",
     "calibrate": "verbs.calibrate",
+    "Run": "runtime.run",
     "check": "verbs.check",
     "evaluate": "verbs.evaluate",
     "load": "runtime.load",

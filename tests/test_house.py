@@ -116,19 +116,21 @@ def imports(path: str, tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
 LEAVES = {"errors", "config", "durable"}
 OBJECT = {"models", "data", "weights", "card", "runtime", "metrics"}
 ROOMS = {"models", "weights", "data", "objectives", "training", "runtime", "metrics", "explainers", "retrieval"} | {
-    "exporters", "server", "report", "recipes", "build", "card", "parallel", "verbs"
+    "exporters", "server", "report", "recipes", "build", "card", "parallel", "verbs",
+    "notebook"
 }  # fmt: skip
 MAY = {
     "errors": set(), "config": {"errors"}, "durable": {"errors", "config"}, "parallel": set(), "card": LEAVES,
+    "notebook": {"errors"},
     "tensorfile": LEAVES, "models": LEAVES | {"card"}, "data": LEAVES | {"card"},
     "weights": LEAVES | {"models", "card", "tensorfile"},
     "objectives": LEAVES | {"models", "parallel", "card"},
     "training": LEAVES | {"objectives.objective", "parallel", "tensorfile"},
-    "runtime": LEAVES | {"models", "data", "weights", "card"}, "metrics": LEAVES | {"parallel", "card"},
+    "runtime": LEAVES | {"models", "data", "weights", "card", "notebook"}, "metrics": LEAVES | {"parallel", "card"},
     "explainers": LEAVES | OBJECT, "retrieval": LEAVES | OBJECT, "exporters": LEAVES | OBJECT,
     "server": LEAVES | {"runtime", "retrieval", "explainers"}, "report": LEAVES | {"metrics", "explainers"},
     "recipes": LEAVES | {"build", "models", "data", "objectives", "training", "metrics"},
-    "build": LEAVES | (ROOMS - {"verbs", "recipes", "server", "report", "build"}), "verbs": LEAVES | ROOMS,
+    "build": LEAVES | (ROOMS - {"verbs", "recipes", "server", "report", "build", "notebook"}), "verbs": LEAVES | ROOMS,
     "cli": LEAVES | {"verbs"}, "": LEAVES | {"verbs", "runtime"}, "__main__": {"cli"},
 }  # fmt: skip
 MAY_SIDEWAYS = {room: {room} for room in MAY if room not in {"objectives", "recipes"}}
@@ -192,7 +194,10 @@ def optional_imports(tree: Sources) -> list[str]:
 
 def light_leaves(tree: Sources) -> list[str]:
     """What the command line and the leaves load at once: `tessella --help` must not wait for torch."""
-    light = {f"tessella/{name}.py" for name in ("__init__", "__main__", "cli", "errors", "config", "durable", "card")}
+    light = {
+        f"tessella/{name}.py"
+        for name in ("__init__", "__main__", "cli", "errors", "config", "durable", "card", "notebook")
+    }
     return [
         f"{at(path, node)}: {name} in a file that must stay light"
         for path, module in python(tree, "tessella")

@@ -13,14 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import notebook
 from ..card import Card, Preprocess
 from ..data.loading.quarantine import Bad
+from ..data.pixels.decode import decode
 from ..data.pixels.finish import Finish
+from ..data.pixels.preview import encoded
 from ..data.pixels.transforms import prepare
 from ..errors import BadInput, readable
 from ..models.classifier import Classifier
 from .answers import Answer, answers
 
+PREVIEW = 128  # pixels of the picture beside a prediction in a notebook
 Array = np.ndarray[Any, np.dtype[Any]]
 Paths = str | Path | Sequence[str | Path]
 OnBad = Callable[[Bad], None]
@@ -40,6 +44,27 @@ class Prediction:
         told = " · ".join(str(answer) if alone else f"{name} {answer}" for name, answer in self.heads.items())
         return readable(f"{self.id}: {told}")
 
+    def _repr_html_(self) -> str:
+        said = [
+            ("" if len(self.heads) == 1 else f"<b>{notebook.text(name)}</b> ") + _answer(answer)
+            for name, answer in self.heads.items()
+        ]
+        try:
+            pixels = decode(Path(self.id).read_bytes(), 3, self.id, least=(PREVIEW, PREVIEW))
+            picture = encoded(pixels, PREVIEW)
+        except (BadInput, OSError, ValueError):  # it has gone since, or its name is no path
+            picture = ""
+        return notebook.card(Path(self.id).name, self.id, notebook.beside(picture, "".join(said)))
+
+
+def _answer(answer: Answer) -> str:
+    return notebook.bars(list(zip(answer.names, answer.probabilities, strict=True))) or notebook.text(answer)
+
+
+def _classes(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    return f"{len(names):,} classes: {shown}" if names else "one number"
+
 
 class Model:
     """What `tessella.load` returns. `network` is a plain module; everything else comes from the card."""
@@ -54,6 +79,25 @@ class Model:
     @property
     def classes(self) -> tuple[str, ...]:
         return self.card.heads[0].classes
+
+    def _repr_html_(self) -> str:
+        card, backbone = self.card, self.card.architecture.get("backbone", {})
+        shape = {key: value for key, value in backbone.items() if isinstance(value, (int, float)) and value}
+        told = {
+            "parameters": f"{sum(p.numel() for p in self.network.parameters()):,}",
+            "picture": f"{' x '.join(map(str, self.preprocess.size))}, {self.preprocess.channels} channels",
+        }
+        told |= {f"{head.name} ({head.task})": _classes(head.classes) for head in card.heads}
+        told |= {"licence of the weights": card.licence or "not said"}
+        told |= {key: f"{value:.4g}" for key, value in card.metrics.items()}
+        return notebook.card(
+            f"{backbone.get('type', card.architecture.get('type', type(self.network).__name__))}",
+            f"{type(self.network).__name__} on {self.device}",
+            notebook.rows(told),
+            notebook.folded("architecture", {key: str(value) for key, value in shape.items()}),
+            notebook.folded("preprocessing", {k: str(v) for k, v in vars(self.preprocess).items()}),
+            notebook.folded("made by", {key: str(value) for key, value in card.provenance.items()}),
+        )
 
     def to(self, device: str | torch.device) -> Model:
         return Model(self.network, self.card, device)

@@ -8,12 +8,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import notebook
 from ..data.loading.quarantine import Bad
 from ..data.origins.folder import open_pictures
 from ..errors import BadInput, readable
 from ..runtime.load import load
 from ..runtime.model import Prediction
 from ..training import choose
+
+SHOWN = 20  # predictions that a notebook shows
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,12 @@ class Predicted:
 
     def __len__(self) -> int:
         return len(self.found)
+
+    def _repr_html_(self) -> str:
+        shown = [p._repr_html_() for p, _ in zip(self, range(SHOWN), strict=False)]
+        more = len(self) - len(shown)
+        told = {"more": f"{more:,} predictions"} if more else {}
+        return "".join(shown) + notebook.rows(told | {k: v for k, v in list(self.unreadable.items())[:SHOWN]})
 
     def tell(self, json: bool = False) -> None:
         if json:

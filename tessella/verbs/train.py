@@ -30,6 +30,7 @@ from ..recipes.probe import probe
 from ..recipes.scratch import scratch
 from ..runtime.load import load
 from ..runtime.model import Model
+from ..runtime.run import Run as RunFolder
 from ..training import choose, distributed, state
 from ..training.memory import peak_bytes, show
 from ..training.sinks import refuse_missing
@@ -65,6 +66,9 @@ class Trained:
 
     def load(self) -> Model:
         return load(self.folder)
+
+    def _repr_html_(self) -> str:
+        return RunFolder(self.folder)._repr_html_()
 
     def tell(self) -> None:
         if not self.speaks:
