@@ -15,6 +15,7 @@ Rows = Mapping[str, str]  # what a line is about -> what it says
 Points = Sequence[tuple[float, float]]  # (step, value)
 
 LINE = "border-top:1px solid color-mix(in srgb, currentColor 20%, transparent)"
+LEFT = f"text-align:left;{LINE}"
 SOFT = "opacity:.7;font-size:.85em"
 MOST = 200  # points of a curve
 WIDE, HIGH, RIM = 300, 90, 6  # pixels of a curve, and around it
@@ -29,8 +30,8 @@ def card(title: str, about: str, *parts: str) -> str:
 
 def rows(found: Rows) -> str:
     lines = "".join(
-        f"<tr style='background:none'><td style='text-align:left;vertical-align:top;{SOFT};{LINE}'>{text(name)}</td>"
-        f"<td style='text-align:left;{LINE}'>{text(value)}</td></tr>"
+        f"<tr style='background:none'><td style='width:12rem;vertical-align:top;{LEFT};{SOFT}'>{text(name)}</td>"
+        f"<td style='{LEFT}'>{text(value)}</td></tr>"
         for name, value in found.items()
     )
     return f"<table style='width:100%;margin:.4rem 0;border-collapse:collapse'>{lines}</table>" if lines else ""

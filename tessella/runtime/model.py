@@ -91,7 +91,7 @@ class Model:
         told |= {"licence of the weights": card.licence or "not said"}
         told |= {key: f"{value:.4g}" for key, value in card.metrics.items()}
         return notebook.card(
-            f"{backbone.get('type', card.architecture.get('type', type(self.network).__name__))}",
+            str(backbone.get("type", card.architecture.get("type", ""))).removesuffix("Config"),
             f"{type(self.network).__name__} on {self.device}",
             notebook.rows(told),
             notebook.folded("architecture", {key: str(value) for key, value in shape.items()}),

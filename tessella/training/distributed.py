@@ -61,7 +61,7 @@ def _leave() -> None:
 
 _MESHES: list[Any] = []  # of the group that this process is in
 WORD = "tessella/word"  # key of the store: why a rank left
-LISTEN = 5.0  # seconds in which the others can read it
+LISTEN = 20.0  # seconds in which the others can read it
 
 
 @contextmanager
@@ -75,8 +75,9 @@ def _one_verdict(store: Any, rank: int, world: int) -> Iterator[None]:
         store.set(WORD, json.dumps({"exit_code": error.exit_code, "text": str(error)}))
         dist.destroy_process_group()  # whoever waits for this rank sees now that it has gone
         until = time.monotonic() + LISTEN
-        while rank == 0 and store.add(f"{WORD}/read", 0) < world - 1 and time.monotonic() < until:
-            time.sleep(0.05)  # the store may live in this process
+        here = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # else the store outlives us
+        while here and store.add(f"{WORD}/read", 0) < world - 1 and time.monotonic() < until:
+            time.sleep(0.05)
         raise
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)) or not store.check([WORD]):
