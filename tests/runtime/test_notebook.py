@@ -94,7 +94,7 @@ def test_a_run_that_goes_on(world: commands.World, tmp_path: Path) -> None:
 def test_a_finished_run_is_shown_as_its_folder(world: commands.World) -> None:
     from tessella.verbs.train import Trained
 
-    assert "finished after 8 steps" in harmless(Trained(world.run, {})._repr_html_()).text
+    assert "finished after 8 steps" in harmless(Trained(world.run, {}, 0)._repr_html_()).text
 
 
 def test_a_model_shows_its_card(world: commands.World) -> None:
