@@ -15,6 +15,7 @@ from PIL import Image
 
 import tessella as ts
 from tessella.data.origins.demo import CLASSES, pixels
+from tessella.data.source import DataConfig
 from tessella.errors import BadInput
 from tessella.verbs.train import resume
 
@@ -157,6 +158,23 @@ def test_cutting_a_step_changes_nothing(place: Path, tmp_path: Path) -> None:
         rows.append({k: v for k, v in told[2].items() if k.endswith(("loss", "mae", "accuracy"))})
     assert set(rows[0]) >= {"loss", "kind/loss", "light/loss", "tags/loss", "light/mae"}
     assert rows[0] == pytest.approx(rows[1], rel=1e-4)
+
+
+def test_class_weights_of_each_head_that_says_a_class(place: Path) -> None:
+    """Mean 1 over the rows that are known; of a rarer class more."""
+    from tessella import build
+    from tessella.data.origins.open import open_data
+
+    cfg = DataConfig(path=str(place / "things.csv"), targets=("light", "kind"))
+    splits = open_data(cfg)
+    kind = splits.train.targets["target/kind"]
+    thinned = np.array([i for i in range(len(kind)) if kind[i] != 2 or i % 2])
+    splits = splits._replace(train=splits.train.take(thinned))
+    counts = np.bincount([kind[i] for i in thinned if kind[i] >= 0])
+    chosen = build.derive(build.Run(data=cfg, class_weights="balanced"), {}, splits)
+    weights = np.array(chosen.run.objective.heads["kind"].weights)
+    assert weights * counts == pytest.approx(np.full(3, counts.sum() / 3), rel=1e-4)
+    assert "objective.heads.kind.weights" in chosen.reasons and chosen.run.objective.weights == ()
 
 
 @pytest.mark.parametrize(
