@@ -86,7 +86,7 @@ def measure(data: Path, folder: Path, settings: dict[str, Any]) -> dict[str, flo
         told = {**settings, "train.steps": steps, "train.evaluate_every": every}
         seconds[name], _ = timed(command(data, folder, name, told), folder / name / "log.jsonl")
     step = (seconds["steps"] - seconds["first"]) / (5 * SHORT)
-    evaluation = (seconds["asked"] - seconds["first"]) / 3
+    evaluation = max(0.0, seconds["asked"] - seconds["first"]) / 3
     return {
         "step_s": step,
         "pass_s": step * PICTURES / batch_of(settings),
@@ -98,7 +98,7 @@ def measure(data: Path, folder: Path, settings: dict[str, Any]) -> dict[str, flo
 def passes(minutes: float, evaluations: int, measured: dict[str, float]) -> float:
     """How many fit beside the start, the end and the evaluations."""
     left = minutes * 60 * (1 - MARGIN) - measured["start_and_end_s"] - evaluations * measured["evaluation_s"]
-    return round(left / measured["pass_s"], 2)
+    return max(0.01, round(left / measured["pass_s"], 2))
 
 
 def shares(folder: Path) -> dict[str, float]:

@@ -24,6 +24,7 @@ PRESETS: dict[str, ViTConfig] = {
         depth=4,
         heads=4,
         mlp_ratio=2.0,
+        qk_norm=True,
         class_token=False,
     ),
     "vit_n8": ViTConfig(  # 64 to 96 px
@@ -35,6 +36,7 @@ PRESETS: dict[str, ViTConfig] = {
         depth=5,
         heads=4,
         mlp_ratio=2.0,
+        qk_norm=True,
         class_token=False,
     ),
     "vit_m16": ViTConfig(width=256, depth=6, heads=8),
