@@ -102,7 +102,7 @@ def passes(minutes: float, evaluations: int, measured: dict[str, float]) -> floa
 
 
 def shares(folder: Path) -> dict[str, float]:
-    """Of the blocks, in what the network that was trained really multiplies and learns."""
+    """Of the blocks, in what the network that was trained really multiplies and learns; and the threads that it had."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -116,6 +116,7 @@ def shares(folder: Path) -> dict[str, float]:
     flops = counter.get_flop_counts()
     of_blocks = sum(sum(found.values()) for name, found in flops.items() if name.split(".")[-2:-1] == ["blocks"])
     return {
+        "threads": torch.get_num_threads(),
         "parameters": total,
         "multiply_adds": counter.get_total_flops() // 2,
         "blocks_of_parameters": blocks / total,
