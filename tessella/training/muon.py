@@ -41,11 +41,14 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Nothing changes before all directions are there, which take the memory: where it is short, a step may be
+        tried again."""
         moving = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
         pieces = [self._look_ahead(p, group).chunk(group["matrices"]) for p, group in moving]
         directions = iter(self._directions([piece for parts in pieces for piece in parts]))
         for (p, group), parts in zip(moving, pieces, strict=True):
             update = torch.cat([next(directions) for _ in parts])
+            self.state[p]["momentum"].lerp_(p.grad, 1 - group["momentum"])
             p.mul_(1 - group["lr"] * group["weight_decay"])
             p.add_(like(update, p), alpha=-group["lr"])
 
@@ -54,8 +57,7 @@ class Muon(torch.optim.Optimizer):
         assert p.grad is not None, "`step` passes over these"
         if not self.state[p]:
             self.state[p]["momentum"] = torch.zeros_like(p)
-        momentum = self.state[p]["momentum"]
-        momentum.lerp_(p.grad, 1 - group["momentum"])
+        momentum = self.state[p]["momentum"].lerp(p.grad, 1 - group["momentum"])
         return unsharded(p.grad.lerp(momentum, group["momentum"])).to(self.products)
 
     def _directions(self, pieces: list[Tensor]) -> list[Tensor]:

@@ -134,6 +134,20 @@ def test_each_rule_goes_on_bit_by_bit(rule: str, tmp_path: Path, monkeypatch: py
     assert run(rule, tmp_path / "b", **settings)[0] != undisturbed[0][5:]  # the mutation: it forgets
 
 
+def test_a_lack_of_memory_in_muon_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of matrices take the memory; until they are all there, nothing has changed."""
+    undisturbed, calls, orthogonalise = run("muon")[0], [0], muon.orthogonalise
+
+    def short(x: Tensor) -> Tensor:
+        calls[0] += 1
+        if calls[0] == 4:
+            raise torch.OutOfMemoryError("simulated")
+        return orthogonalise(x)
+
+    monkeypatch.setattr(muon, "orthogonalise", short)
+    assert run("muon")[0] == undisturbed and calls[0] > 8
+
+
 def all_rules(shard: str, folder: str) -> list[list[float]]:
     with distributed.processes(torch.device("cpu")):
         return [run(rule, Path(folder) / rule, shard=shard)[0] for rule in RULES]
