@@ -12,11 +12,11 @@ from ..weights.opened import Weights, open_weights
 from .model import Model
 
 
-def load(source: str | Path, like: str | None = None, device: str = "cpu") -> Model:
+def load(source: str | Path, like: str | None = None, device: str = "cpu", headless: bool = False) -> Model:
     """Fails unless every tensor that the model needs is there, by name and shape. `like` names the architecture of a
-    bare file whose shapes alone do not say it."""
+    bare file whose shapes alone do not say it. `headless`: one without a head will do, its features are wanted."""
     found = open_weights(source, like)
-    _refuse_contradictions(found)
+    _refuse_contradictions(found, headless)
     try:
         built = network(found.card.architecture, empty=True)
     except (RuntimeError, MemoryError) as error:
@@ -26,16 +26,17 @@ def load(source: str | Path, like: str | None = None, device: str = "cpu") -> Mo
     load_into(built, found.tensors)
     if found.bare:
         side = " x ".join(str(n) for n in found.card.preprocess["image"].size)
-        told = f"assumed {side} px, crop 0.9, bicubic, ImageNet's mean and deviation, and classes by number"
+        named = ", and classes by number" if found.card.heads[0].classes else ""
+        told = f"assumed {side} px, crop 0.9, bicubic, ImageNet's mean and deviation{named}"
         print(f"{found.place.name} holds weights only: {told}", file=sys.stderr)
     return Model(built, found.card, device)
 
 
-def _refuse_contradictions(found: Weights) -> None:
+def _refuse_contradictions(found: Weights, headless: bool) -> None:
     """What was edited by hand must not give a class another's name."""
     card = found.card
     outputs, names = card.architecture.get("classes"), sum(head.outputs for head in card.heads)
-    if found.bare and not names:
+    if found.bare and not names and not headless:
         raise BadInput(f"{found.place} has no head.weight, so there are no classes to predict; give a classifier's")
     if outputs is not None and outputs != names:
         what = f"{found.place}: model.json names {names} classes for {outputs} outputs"

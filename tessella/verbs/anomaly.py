@@ -147,7 +147,7 @@ def anomalies(
     if cfg.good not in classes:
         raise BadInput(f"{how.path} has no class {cfg.good!r} to learn from{nearest(cfg.good, classes)}")
     known, asked = _divided(parts, classes.index(cfg.good))
-    model = opened(source, like, reading)
+    model = opened(source, like, reading, headless=True)
     if len(known) < FEWEST:
         raise BadInput(f"{len(known)} pictures of {cfg.good!r} are too few to say what is usual; give 20 or more")
     found = (_by_patches if cfg.by == "patches" else _by_whole)(model, known, asked, reading, cfg)

@@ -41,8 +41,9 @@ class Reading:
             raise BadInput(f"batch is {self.batch}, workers {self.workers}; give batch >= 1 and workers >= 0")
 
 
-def opened(source: str | Path, like: str | None, reading: Reading) -> Model:
-    model = load(source, like, choose.device(reading.device)[0])
+def opened(source: str | Path, like: str | None, reading: Reading, headless: bool = False) -> Model:
+    """`headless`: only features are wanted."""
+    model = load(source, like, choose.device(reading.device)[0], headless)
     return model if reading.size is None else at_size(model, reading.size)
 
 

@@ -44,7 +44,7 @@ def probe(
     reading = reading or Reading()
     splits = open_data(how_read(Path(source), str(data), settings or {}))
     train, val = _labelled(splits)
-    model = opened(source, like, reading)
+    model = opened(source, like, reading, headless=True)
     known, asked = (_features(model, part, reading) for part in (train, val))
     assert train.labels is not None and val.labels is not None
     labels, count = train.labels[known.rows], len(splits.classes)

@@ -10,15 +10,22 @@ from pathlib import Path
 import commands
 import numpy as np
 import pytest
+import torch
 from commands import SHAPES, World
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 import tessella as ts
+from tessella.config import encode
 from tessella.errors import BadInput
+from tessella.models.classifier import Classifier
+from tessella.models.presets import classifier
+from tessella.verbs.anomaly import AnomalyConfig
 from tessella.verbs.asked import Asked
 from tessella.verbs.evaluate import Reading
+from tessella.weights import native
+from tessella.weights.table import rename
 
 QUICK = Reading(workers=0, device="cpu")
 OTHERS = tuple(SHAPES[2:5])  # only one of them is a class of the model
@@ -67,6 +74,25 @@ def test_the_linear_probe_is_logistic_regression(world: World, data: Path) -> No
     assert np.allclose(outputs, theirs.decision_function(scaler.transform(others)), atol=0.05)
     assert found.metrics["top1"] == pytest.approx(theirs.score(scaler.transform(others), truth), abs=1 / 20)
     assert "60 training pictures" in found.notes[-1] and "logistic regression" in found.notes[-1]
+
+
+def test_no_head_is_needed(data: Path, tmp_path: Path) -> None:
+    """Weights from training without labels have none; the features are those of the same file with one."""
+    torch.manual_seed(0)
+    cfg = classifier("vit_n4", 3)
+    network = Classifier(cfg)
+    named = rename(network.state_dict(), native.to_file(encode(cfg), network.state_dict()))
+    torch.save(named, tmp_path / "with.pth")
+    torch.save({k: v for k, v in named.items() if not k.startswith("head.")}, tmp_path / "without.pth")
+    one, other = (
+        ts.probe(tmp_path / f"{name}.pth", data, "knn", like="vit_n4", reading=QUICK).predictions.outputs
+        for name in ("with", "without")
+    )
+    assert np.allclose(one, other, atol=1e-5)
+    usual = AnomalyConfig(good=OTHERS[0], by="whole")
+    assert len(ts.anomalies(tmp_path / "without.pth", data, usual, like="vit_n4", reading=QUICK).ids) == 21
+    with pytest.raises(BadInput, match=r"has no head\.weight, so there are no classes"):
+        ts.evaluate(tmp_path / "without.pth", data, like="vit_n4", reading=QUICK)
 
 
 def test_of_a_run_its_own_part_is_held_out(world: World) -> None:
