@@ -209,11 +209,22 @@ def check(
 
 @app.command("list")
 def list_(
-    name: Annotated[str | None, typer.Argument(help="One architecture, to see all of it.")] = None, json: Json = False
+    name: Annotated[str | None, typer.Argument(help="One architecture, to see all of it.")] = None,
+    for_: Annotated[str | None, typer.Option("--for", help="Pictures: which architecture suits them here.")] = None,
+    device: Annotated[str | None, typer.Option(help="With --for: where speed is measured.")] = None,
+    max_ms: Annotated[float | None, typer.Option(help="With --for: milliseconds that a picture may take.")] = None,
+    json: Json = False,
 ) -> None:
-    """Architectures: picture size, parameters, multiply-adds."""
+    """Architectures: picture size, parameters, multiply-adds; with --for also speed here, and which to take."""
     from .verbs.listing import listing, tell
 
+    if for_ is not None:
+        from .verbs.suiting import suiting
+
+        return suiting(for_, name, device or "auto", max_ms).tell(json)
+    for option, value in (("--device", device), ("--max-ms", max_ms)):
+        if value is not None:
+            raise BadInput(f"{option} is about pictures; say which: tessella list --for photos/ {option} {value}")
     tell(listing(name), json)
 
 

@@ -55,6 +55,7 @@ BAD: dict[str, tuple[str, str]] = {  # command -> what the line must say
     "integer": ("train photos --batch many", "run.train.batch is 'many'; expected int"),
     "memory": ("train photos --memory much", "memory is 'much'; give a size such as 8GB or 500MB, or auto"),
     "json": ("train photos --json", "add --dry-run"),
+    "speed of nothing": ("list --max-ms 20", "list --for photos/ --max-ms 20"),
     "no value": ("train photos --train.lr", "--train.lr has no value; write --train.lr VALUE"),
     "no value before another": ("train photos --train.lr --train.clip 1", "--train.lr has no value"),
     "no value of an option": ("train photos --model", "'--model' requires an argument"),

@@ -70,6 +70,14 @@ def _fc1(b: ViTConfig) -> int:
     return b.hidden * (2 if b.mlp == "swiglu" else 1)
 
 
+def inference_bytes(cfg: ClassifierConfig) -> int:
+    """Weights in fp32, and what one picture needs at the widest place of a block: the tokens, their norm, and q, k, v
+    with their result, or both sides of the MLP."""
+    b = cfg.backbone
+    tokens, inner = b.grid[0] * b.grid[1] + b.prefix, b.heads * b.size_of_head
+    return 4 * (parameters(cfg) + tokens * (2 * b.width + max(4 * inner, _fc1(b) + b.hidden)))
+
+
 def _linear(inputs: int, outputs: int, bias: bool = True) -> int:
     return outputs * (inputs + bias)
 
