@@ -65,12 +65,21 @@ class Tried(NamedTuple):
     least: int | None  # bytes that the smallest step took that could be measured at all
 
 
-def search(measure: Callable[[Change], Sequence[Measured]], changes: Sequence[Change], usable: int, most: int) -> Tried:
+def search(
+    measure: Callable[[Change], Sequence[Measured]],
+    changes: Sequence[Change],
+    usable: int,
+    most: int,
+    resorts: Sequence[Change] = (),
+) -> Tried:
     """The first of `changes` (from nothing to the costliest) that keeps enough samples at once; else the best of them:
-    the next one is taken only if it allows four times as many."""
+    the next one is taken only if it allows four times as many. `resorts` change what is learned: they are tried, one
+    after the other, only where nothing else fits at all."""
     best: Plan | None = None
     least: int | None = None
-    for change in changes:
+    for change in (*changes, *resorts):
+        if change in resorts and best is not None:
+            break
         measured = measure(change)
         peaks = [m.peak for m in measured if m.peak is not None]
         least = min([*peaks, *([least] if least is not None else [])], default=None)

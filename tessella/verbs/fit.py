@@ -1,7 +1,7 @@
 """A settled run cut so that it stays below a limit of memory: `--memory 8GB`, or what is there with `--batch auto`.
 
 The global batch stays what it was, so the result stays the same: first come smaller micro-batches, then blocks that are
-computed twice, and at last, if a limit was named, blocks that do not learn.
+computed twice. Only where even a single picture is too much, and a limit was named, do blocks stop learning.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..training.plan import SHARE, Change, Measured, Plan, Tried, search
 from . import trial
 
 AUTO = "auto"
-REMAT = "model.backbone.remat"
+REMAT, FREEZE = "model.backbone.remat", "train.freeze"
 
 
 def fitted(choices: Choices, given: dict[str, str]) -> Choices:
@@ -42,7 +42,9 @@ def fitted(choices: Choices, given: dict[str, str]) -> Choices:
     change = (
         dict(plan.change) if "train.accumulate" in given else plan.change | {"train.accumulate": -(-most // plan.micro)}
     )
-    reasons: dict[str, tuple[Any, str]] = {key: (value, _reason(key, plan, limit)) for key, value in change.items()}
+    reasons: dict[str, tuple[Any, str]] = {
+        key: (value, _reason(key, value, plan, limit)) for key, value in change.items()
+    }
     settled, _ = override(run, [change])
     return replace(choices, run=settled, reasons=choices.reasons | reasons)
 
@@ -66,7 +68,7 @@ def _tried(run: Run, given: dict[str, str], limit: Limit) -> Tried:
         one = override(replace(run, train=replace(run.train, accumulate=1)), [change])[0]
         return trial.sweep(one, usable, fixed)
 
-    return search(measure, _ways(run, given), usable, most)
+    return search(measure, _ways(run, given), usable, most, _resorts(run, given))
 
 
 def _ways(run: Run, given: dict[str, str]) -> list[Change]:
@@ -77,10 +79,24 @@ def _ways(run: Run, given: dict[str, str]) -> list[Change]:
     return ways
 
 
-def _reason(key: str, plan: Plan, limit: Limit) -> str:
+def _resorts(run: Run, given: dict[str, str]) -> list[Change]:
+    """What does not learn keeps no gradients, no state and no activations. Only for a limit that somebody named."""
+    learning = not run.train.freeze and not {FREEZE, "train.thaw"} & given.keys()
+    if run.memory == AUTO or not learning:
+        return []
+    cheapest = _ways(run, given)[-1]
+    return [{**cheapest, FREEZE: 1 + run.model.backbone.depth // 2}, {**cheapest, FREEZE: "backbone"}]
+
+
+def _reason(key: str, value: Any, plan: Plan, limit: Limit) -> str:
     room = f"{show(plan.peak)} of {show(limit.bytes)} {limit.why}"
     if key == REMAT:
         return f"blocks are computed twice, a third more time, to stay below {show(limit.bytes)} {limit.why}"
+    if key == FREEZE:
+        what = "all below the head" if value == "backbone" else f"the first {value} depths"
+        return (
+            f"the last resort to stay below {show(limit.bytes)} {limit.why}: {what} stay as they are and learn nothing"
+        )
     return f"{plan.micro} pictures at once take {room}, measured"
 
 

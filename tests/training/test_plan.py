@@ -81,6 +81,17 @@ def test_the_cheapest_way_that_is_good(each: tuple[float, ...], chosen: int, tri
     assert asked == tried or asked == tried[:1]
 
 
+def test_a_last_resort_is_only_for_what_fits_in_no_other_way() -> None:
+    changes, measure, asked = ways(150e6, 160e6, 1e6)
+    plan = search(measure, changes[:2], int(0.9 * GB), 64, changes[2:]).plan
+    assert plan is not None and plan.change["way"] == 0 and asked == [0, 1], (
+        "one picture at a time is slow, but it learns"
+    )
+    changes, measure, asked = ways(500e6, 400e6, 1e6)
+    plan = search(measure, changes[:2], int(0.9 * GB), 64, changes[2:]).plan
+    assert plan is not None and plan.change["way"] == 2 and asked == [0, 1, 2]
+
+
 def test_nothing_fits_and_how_much_would() -> None:
     changes, measure, _ = ways(500e6, 300e6)
     tried = search(measure, changes, int(0.9 * GB), 64)

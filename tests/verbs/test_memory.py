@@ -107,6 +107,7 @@ def sweep(each: float, twice: float) -> Any:
 
     def measured(run: Run, usable: int, micros: Sequence[int] = ()) -> list[Measured]:
         bytes_each = twice if run.model.backbone.remat else each
+        bytes_each *= 0.1 if run.train.freeze == "backbone" else 1.0
         found: list[Measured] = []
         left = iter(micros)
         while (n := next(left, None) if micros else following(found, usable, run.train.batch)) is not None:
@@ -140,16 +141,25 @@ def test_blocks_are_computed_twice_where_that_helps(world: World, monkeypatch: A
     assert not found.run.model.backbone.remat and found.run.train.accumulate == 32, "what was given is never touched"
 
 
+def test_at_last_blocks_stop_learning_and_that_is_said(world: World, monkeypatch: Any) -> None:
+    found = settled(world, monkeypatch, 300e6, 250e6, memory="900MB")
+    assert found.run.train.freeze == "backbone" and found.run.model.backbone.remat
+    assert "last resort" in found.reasons["train.freeze"][1]
+    with pytest.raises(BadInput, match="does not fit"):
+        settled(world, monkeypatch, 300e6, 250e6, memory="900MB", **{"train.freeze": 0})
+
+
 def test_an_accumulation_that_was_given_is_only_checked(world: World, monkeypatch: Any) -> None:
     found = settled(world, monkeypatch, 10e6, 5e6, memory="2GB", **{"train.accumulate": 4})
     assert found.run.train.accumulate == 4 and "train.accumulate" not in found.reasons
 
 
 def test_what_does_not_fit_is_one_line_that_says_what_would(world: World, monkeypatch: Any) -> None:
-    with pytest.raises(BadInput, match=r"does not fit into 800 MB \(asked for\).*it needs --memory 0\.84GB") as caught:
-        settled(world, monkeypatch, 150e6, 40e6, memory="800MB")
+    with pytest.raises(BadInput, match=r"does not fit into 700 MB \(asked for\).*it needs --memory 0\.8GB") as caught:
+        settled(world, monkeypatch, 150e6, 40e6, memory="700MB")
     assert "\n" not in str(caught.value)
     assert settled(world, monkeypatch, 150e6, 40e6, memory="850MB").run.train.accumulate == 64
+    assert settled(world, monkeypatch, 150e6, 40e6, memory="800MB").run.train.freeze == "backbone"
 
 
 @pytest.mark.parametrize("how", ["option", "file", "file then number"])
