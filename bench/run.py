@@ -27,6 +27,7 @@ COMMANDS = (
     "shards",
     "planted",
     "cifar",
+    "dry_run",
 )  # in the order of `all`
 
 

@@ -100,6 +100,14 @@ def test_start(tmp_path: Path) -> None:
     assert figures["first_prediction"]["warm"] > 0.2
 
 
+@pytest.mark.slow
+def test_dry_run(tmp_path: Path) -> None:
+    figures = result("dry_run", "--models", "vit_n4", "--steps", "3", "--each", "8", out=tmp_path)
+    found = figures["models"]["vit_n4"]
+    assert found["peak"] > 10**8 and found["predicted_seconds"] == pytest.approx(sum(found["parts"].values()))
+    assert len(figures["verdicts"]) == 2
+
+
 def test_demo_without_training(tmp_path: Path) -> None:
     done = run("demo", "--skip-install", "--only-unpack", out=tmp_path)
     assert done.returncode == 0, done.stderr
