@@ -28,6 +28,7 @@ from .data.source import DataConfig, Source, Splits
 from .errors import BadInput, TessellaError
 from .metrics.heads import figures
 from .metrics.kept import keep
+from .metrics.kept import kept as kept_predictions
 from .metrics.predictions import Predictions, fill
 from .models.architecture import ClassifierConfig, ViTConfig
 from .models.classifier import Classifier
@@ -36,13 +37,14 @@ from .objectives.classify import Classify, ClassifyConfig, HeadConfig
 from .objectives.objective import Batch, Objective
 from .training import Job, TrainConfig, choose
 from .training.batch import move
+from .training.best import HIGHER, figure
 from .training.optim import MOMENTUM
 from .training.seeds import reseed
 from .training.trainer import Infer
 from .weights.io import load_into, write_model
 
 QUARANTINE = "quarantine.jsonl"  # in the run folder: pictures that cannot be read, each with the reason
-PREDICTIONS = "predictions.npz"  # in the run folder: what the newest evaluation found, of every held-out picture
+PREDICTIONS = "predictions.npz"  # in the run folder: what the model that ships says of every held-out picture
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that most photo models use
 FREE = (
     "name",
@@ -291,20 +293,8 @@ def objects(
     objective = _objective(run, splits.heads)
     if start:
         load_into(objective.model, {**objective.model.state_dict(), **start})
-    rank, world = parallel.rank(), parallel.world()
-    pictures = Pictures(splits.train, run.preprocess, run.data.augment, run.train.seed, run.data.mix)
-    cut = LoaderConfig(
-        batch=run.train.batch,
-        seed=run.train.seed,
-        balance=run.data.balance,
-        repeats=run.data.repeats,
-        workers=run.data.workers,
-        pin=torch.device(choose.device(run.train.device)[0]).type == "cuda",
-        rank=rank,
-        ranks=world,
-    )
     bad = _quarantine(run, splits.train, folder, "train")
-    loader = Loader(pictures, cut, bad)
+    loader = loader_of(run, splits, bad, parallel.rank(), parallel.world())
 
     def ship(tensors: dict[str, Tensor], metrics: dict[str, float], step: int) -> None:
         write_model(folder / "model", tensors, _card(run, splits.heads, metrics, step))
@@ -325,7 +315,7 @@ def objects(
     def batches(start_step: int) -> Iterator[Batch]:
         """Seen when training starts, not before: only then has the network its weights, or those of a saved state."""
         kept = _seen(run, splits.train, objective, bad)
-        return Loader(kept, replace(cut, workers=0), bad).batches(start_step)
+        return Loader(kept, replace(loader.cfg, workers=0), bad).batches(start_step)
 
     return Built(objective, batches, job)
 
@@ -356,6 +346,23 @@ def _seen(run: Run, source: Source, objective: Objective, bad: Quarantine) -> Ke
     return Kept(source, joined(parallel.gather_objects(mine)))
 
 
+def loader_of(run: Run, splits: Splits, quarantine: Quarantine, rank: int = 0, ranks: int = 1) -> Loader:
+    """The training pictures, augmented, mixed and in order: what they are follows from the run alone."""
+    assert run.preprocess is not None
+    pictures = Pictures(splits.train, run.preprocess, run.data.augment, run.train.seed, run.data.mix)
+    cut = LoaderConfig(
+        batch=run.train.batch,
+        seed=run.train.seed,
+        balance=run.data.balance,
+        repeats=run.data.repeats,
+        workers=run.data.workers,
+        pin=torch.device(choose.device(run.train.device)[0]).type == "cuda",
+        rank=rank,
+        ranks=ranks,
+    )
+    return Loader(pictures, cut, quarantine)
+
+
 def _quarantine(run: Run, source: Source, folder: Path, part: str) -> Quarantine:
     """All parts and ranks share one list in the run folder."""
     return Quarantine(folder / QUARANTINE, len(source), run.data.max_bad, part)
@@ -377,11 +384,24 @@ def _evaluation(run: Run, splits: Splits, folder: Path, objective: Objective) ->
 
     def evaluate(infer: Infer) -> dict[str, float]:
         found = fill(infer, batches(), heads)
-        if parallel.is_main():
+        told = figures(found, heads)
+        if parallel.is_main() and _ships(run.train.best, told, folder, heads):
             _keep(folder, found)
-        return figures(found, heads)
+        return told
 
     return evaluate
+
+
+def _ships(best: str, told: dict[str, float], folder: Path, heads: tuple[Head, ...]) -> bool:
+    """Whether the model that says this is the one that ships: the newest, or the best by name (the first of equals)."""
+    if not best or not (folder / PREDICTIONS).is_file():
+        return True
+    try:
+        before = figures(kept_predictions(folder / PREDICTIONS), heads).get(best, math.nan)
+    except (BadInput, KeyError):
+        return True
+    now = told.get(best, math.nan)
+    return math.isnan(before) or (now > before if figure(best) in HIGHER else now < before)
 
 
 def _keep(folder: Path, found: dict[str, Predictions]) -> None:

@@ -144,7 +144,7 @@ def evaluate(
     probe: Annotated[str | None, typer.Option(help="knn or linear: the frozen features, judged on any data.")] = None,
     anomaly: Annotated[str | None, typer.Option(metavar="GOOD", help="Which pictures are unlike this class.")] = None,
     whole: Annotated[bool, typer.Option("--whole", help="With --anomaly: whole pictures, not patches.")] = False,
-    out: Annotated[str | None, typer.Option(help="Also write all answers to this .csv or .npz.")] = None,
+    out: Annotated[str | None, typer.Option(help="Also write all answers to this .csv, .npz or .html.")] = None,
     batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 64,
     max_bad: MaxBad = None,
     workers: Workers = None,

@@ -128,7 +128,7 @@ MAY = {
     "training": LEAVES | {"objectives.objective", "parallel", "tensorfile"},
     "runtime": LEAVES | {"models", "data", "weights", "card", "notebook"}, "metrics": LEAVES | {"parallel", "card"},
     "explainers": LEAVES | OBJECT, "retrieval": LEAVES | OBJECT, "exporters": LEAVES | OBJECT,
-    "server": LEAVES | {"runtime", "retrieval", "explainers"}, "report": LEAVES | {"metrics", "explainers"},
+    "server": LEAVES | {"runtime", "retrieval", "explainers"}, "report": LEAVES | {"metrics", "explainers", "card"},
     "recipes": LEAVES | {"build", "models", "data", "objectives", "training", "metrics"},
     "build": LEAVES | (ROOMS - {"verbs", "recipes", "server", "report", "build", "notebook"}), "verbs": LEAVES | ROOMS,
     "cli": LEAVES | {"verbs"}, "": LEAVES | {"verbs", "runtime"}, "__main__": {"cli"},

@@ -6,8 +6,6 @@ plain dict, which docs/verbs/check.md describes; the table, the JSON and the pag
 
 from __future__ import annotations
 
-import base64
-import io
 import json as _json
 import os
 import time
@@ -18,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from .. import __version__, durable
@@ -33,7 +30,7 @@ from ..data.loading.pictures import Pictures
 from ..data.loading.quarantine import Quarantine
 from ..data.origins.folder import FolderReader
 from ..data.origins.open import open_splits
-from ..data.pixels.decode import decode, header
+from ..data.pixels.preview import preview
 from ..data.source import DataConfig, Source
 from ..errors import BadInput
 from ..models.classifier import Classifier
@@ -48,7 +45,6 @@ TRAIN = ("train", "training", "all")  # the part that comes first: others must n
 CANDIDATE = 0.8  # cosine of two embeddings from which a pair is laid over each other
 ALIKE = 0.97  # ... and from which it is told even where that fails
 NEIGHBOURS = 5  # such pairs told of one picture
-PREVIEW = 144  # pixels of the longer side of a picture on the page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,23 +254,3 @@ def embeddings(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
     pooled = network.pool(tokens)
     maps = [layer.mean(dim=(2, 3)) for layer in tokens.layers]
     return pooled, torch.cat([pooled, tokens.patches.mean(dim=1), *maps], dim=1)
-
-
-# ---------------------------------------------------------------- for the page
-
-
-def preview(source: Source, i: int) -> str:
-    """A small picture as a data URI; empty where there is nothing to show."""
-    name = source.ids[i]
-    try:
-        data = source.read(i)
-        head = header(data, name)
-        if head.channels - head.alpha not in (1, 3) or head.bits > 16 or head.numbers != "uint":
-            return ""
-        image = Image.fromarray(decode(data, 3, name, least=(PREVIEW, PREVIEW)))
-    except BadInput:
-        return ""
-    image.thumbnail((PREVIEW, PREVIEW), reducing_gap=2.0)
-    held = io.BytesIO()
-    image.save(held, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode()

@@ -8,7 +8,7 @@ import json as _json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from ..data.loading.loader import once
 from ..data.loading.pictures import Pictures
 from ..data.loading.quarantine import Quarantine
 from ..data.origins.open import open_for
+from ..data.source import Source
 from ..durable import write_file
 from ..errors import BadInput, readable
 from ..metrics.accuracy import wilson
@@ -27,10 +28,20 @@ from ..metrics.kept import keep
 from ..metrics.predictions import Predictions, fill, known
 from ..metrics.probability import log_softmax
 from ..metrics.summary import summary
+from ..runtime.model import Model
 from .labelled import Reading, how_read, opened, says, trained_on
+from .report import write_evaluation
 
 __all__ = ["Evaluation", "Reading", "evaluate"]
 ROWS, PAIRS = 40, 5  # classes and mistakes that the table has room for; --json has them all
+
+
+class Asked(NamedTuple):
+    """Who was judged, on what: a page shows both."""
+
+    place: Path
+    model: Model
+    pictures: Source
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,7 @@ class Evaluation:
     unreadable: dict[str, str] = field(default_factory=dict)  # id -> reason
     learned: frozenset[str] = frozenset()  # ids of pictures that the model was trained on
     about: dict[str, Any] = field(default_factory=dict)  # what else JSON says
+    asked: Asked | None = field(default=None, repr=False, compare=False)
 
     @property
     def predictions(self) -> Predictions:
@@ -84,10 +96,13 @@ class Evaluation:
             yield f"{len(self.unreadable):,} more cannot be read and do not count: {named}"
 
     def write(self, path: str | Path) -> None:
-        """What the model said of each picture: a table for people (.csv), or every output (.npz)."""
+        """What the model said of each picture: a table (.csv), every output (.npz), or a page to look at (.html)."""
         refuse(path)
         if Path(path).suffix == ".npz":
             keep(path, self.found)
+            return
+        if Path(path).suffix == ".html" and self.asked is not None:
+            write_evaluation(Path(path), *self.asked, self.found)
             return
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(_table(self.heads, self.found))
@@ -97,10 +112,9 @@ class Evaluation:
 def refuse(out: str | Path) -> None:
     """Before the pictures are looked at: a file that cannot be written."""
     at = Path(out)
-    if at.suffix not in (".csv", ".npz"):
-        raise BadInput(
-            f"--out {out} ends in neither .csv (a table of answers) nor .npz (all outputs); name one of them"
-        )
+    if at.suffix not in (".csv", ".npz", ".html"):
+        what = ".csv (a table of answers), .npz (all outputs) or .html (a page to look at)"
+        raise BadInput(f"--out {out} ends in none of {what}; name one of them")
     if at.is_dir() or not at.absolute().parent.is_dir():
         raise BadInput(f"--out {out} cannot be written; give a file in a folder that is there")
 
@@ -124,7 +138,9 @@ def evaluate(
     bad = Quarantine(None, len(labelled.source), reading.max_bad, "given")
     found = fill(says(model, reading), once(pictures, reading.batch, reading.workers, quarantine=bad), heads)
     learned = trained_on(Path(source), labelled.source, how.path)
-    return Evaluation(figures(found, heads), heads, found, tuple(labelled.notes), bad.reasons, learned)
+    asked = Asked(Path(source), model, labelled.source)
+    notes = tuple(labelled.notes)
+    return Evaluation(figures(found, heads), heads, found, notes, bad.reasons, learned, asked=asked)
 
 
 # -- what is told of one head ------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from ..training import choose, distributed, state
 from ..training.memory import peak_bytes, show
 from ..training.sinks import refuse_missing
 from ..training.trainer import train as train_objective
-from . import fit
+from . import fit, report
 from .adopt import Adopted, adopt, start_again
 from .doctor import machine
 
@@ -63,6 +63,7 @@ class Trained:
     metrics: dict[str, float]
     peak: int  # bytes of the device, or of this process, that the run held at most
     speaks: bool = True  # the first of several processes
+    report: Path | None = None  # a page for people; None: it could not be written
 
     def load(self) -> Model:
         return load(self.folder)
@@ -77,6 +78,8 @@ class Trained:
             print(f"{line} on the held-out pictures")
         print(f"memory  {show(self.peak)} at most")
         print(f"model   {self.folder / 'model'}\nlog     {self.folder / 'log.jsonl'}\nstate   {self.folder / 'state'}")
+        if self.report is not None:
+            print(f"report  {self.report}")
         print(f"next    tessella predict {self.folder} PICTURE")
 
 
@@ -99,7 +102,9 @@ def train(
             run = replace(run, name=folder.name)
             if parallel.is_main():
                 _tell(splits, choices, settled.notes)
-                _write(folder, run, _origins(run, settled.given, choices), splits)
+                names = {"recipe": asked.recipe, "model": asked.model}
+                names = {key: name or choices.reasons.get(key, ("",))[0] for key, name in names.items()}
+                _write(folder, run, _origins(run, settled.given, choices), splits, names)
             parallel.barrier()
             return _train(run, splits, folder, (), settled.start)
         except Exception:
@@ -215,7 +220,8 @@ def _train(run: Run, splits: Splits, folder: Path, allow: tuple[str, ...], start
         built = build.objects(run, splits, folder, allow, start)
         done = train_objective(run.train, built.objective, built.batches, built.job)
         peak = peak_bytes(torch.device(choose.device(run.train.device)[0]))
-        return Trained(folder, done.metrics, peak, parallel.is_main())
+        page = report.attempt(folder, splits) if parallel.is_main() else None
+        return Trained(folder, done.metrics, peak, parallel.is_main(), page)
 
 
 @contextmanager
@@ -342,16 +348,16 @@ def _origins(run: Run, given: dict[str, str], choices: Choices) -> dict[str, str
     return out
 
 
-def _write(
-    folder: Path, run: Run, origins: dict[str, str], splits: Splits, before: Mapping[str, Any] | None = None
-) -> None:
-    """`before`: what stood there, when a run goes on with something changed: its own command stays the first."""
+def _write(folder: Path, run: Run, origins: dict[str, str], splits: Splits, known: Mapping[str, Any]) -> None:
+    """`known`: the names of recipe and model, or all that stood there, when a run goes on with something changed: then
+    its own command stays the first."""
     facts: dict[str, Any] = {"tessella": __version__, "torch": torch.__version__, "command": sys.argv}
     facts |= {"folder": os.getcwd(), "processes": parallel.world()}
+    facts |= {key: known[key] for key in ("recipe", "model") if key in known}
     facts |= {"machine": machine(choose.device(run.train.device)[0])}
-    if before is not None:
-        again = [*before.get("resumed", []), sys.argv]
-        facts |= {key: before[key] for key in ("command", "folder", "processes") if key in before} | {"resumed": again}
+    if "command" in known:
+        again = [*known.get("resumed", []), sys.argv]
+        facts |= {key: known[key] for key in ("command", "folder", "processes") if key in known} | {"resumed": again}
     written = {"run": encode(run), "origins": origins, **facts}
     write_file(folder / "data.json", json.dumps(_manifest(splits)) + "\n")
     write_file(folder / "run.json", json.dumps(written, indent=1) + "\n")  # last: who finds it may resume
