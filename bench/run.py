@@ -26,6 +26,7 @@ COMMANDS = (
     "index",
     "shards",
     "planted",
+    "report",
     "cifar",
     "dry_run",
 )  # in the order of `all`

@@ -55,6 +55,12 @@ def result(name: str, *words: str, out: Path) -> dict[str, Any]:
 # -- each command ----------------------------------------------------------------------------------------------------
 
 
+def test_report(tmp_path: Path) -> None:
+    found = result("report", "--classes", "3", "--pictures", "40", "--runs", "1", out=tmp_path)
+    (page,) = found["pages"]
+    assert 0.1 < page["mb"] < 3 and page["said"] == 0 and (page["opened_s"] is None or page["opened_s"] > 0)
+
+
 def test_index(tmp_path: Path) -> None:
     found = result("index", "--files", "600", "--runs", "1", "--workers", "1", "--warm-only", out=tmp_path)
     assert found["warm"][0]["files"] == 600 and found["second_pass"]["longest_gap_s"] > 0 and found["cold"] is None
