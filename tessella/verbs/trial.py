@@ -208,14 +208,14 @@ def _rehearsed(stage: Stage, clock: float) -> Figures:
     start = time.monotonic() - clock
     first = sum(stage.step(0.0, batch if number == 0 else None) for number in range(WARM))
     once = stage.step(0.0)
+    evaluation = _evaluated(stage)  # before most steps, as in the run: steps after it find memory in other pieces
+    began = time.perf_counter()
+    stage.trainer.save(1)
+    save = time.perf_counter() - began
     visits = PROGRESS if once < SECONDS / 5 else PROGRESS[::2] if once < SECONDS else PROGRESS[4:]
     each = max(1 if once > SECONDS / 15 else 3, min(10, int(SECONDS / len(visits) / once)))
     taken = [[stage.step(progress, after=number) for number in range(each)] for progress in visits]
     typical = [max(_usual(seconds), stage.loading()) for seconds in taken]
-    evaluation = _evaluated(stage)
-    began = time.perf_counter()
-    stage.trainer.save(1)
-    save = time.perf_counter() - began
     outputs = METRICS * stage.run.model.classes * (len(stage.splits.val) if stage.splits.val is not None else 0)
     on_host = stage.trainer.device.type == "cpu"
     return Figures(
