@@ -51,7 +51,9 @@ def files(world: World) -> list[Path]:
 
 def test_train_returns_where_the_run_is(trained: Trained, world: World) -> None:
     assert trained.folder == world.run and {"top1", "top5", "loss", "ece"} <= set(trained.metrics)
-    assert {p.name for p in trained.folder.iterdir()} == {"run.json", "data.json", "log.jsonl", "state", "model"}
+    assert {p.name for p in trained.folder.iterdir()} == {
+        "run.json", "data.json", "log.jsonl", "predictions.npz", "state", "model",
+    }  # fmt: skip
 
 
 def test_every_way_to_load_is_the_same_model(trained: Trained, model: ts.Model, files: list[Path]) -> None:
