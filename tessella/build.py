@@ -104,6 +104,8 @@ class Run:
                 ("data.augment", None, self.data.augment),
                 ("data.mix", None, self.data.mix),
                 ("train.shard", "ddp", self.train.shard),
+                ("objective.patch_dropout", 0.0, self.objective.patch_dropout),
+                ("objective.start_size", 1.0, self.objective.start_size),
             ):
                 if value != off:
                     what = f'features = "once" keeps what the network makes of each picture, so {key} must be {off}'

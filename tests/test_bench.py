@@ -81,6 +81,22 @@ def test_matmul(tmp_path: Path) -> None:
     assert best.keys() == {"fp32", "bf16"} and all(1e7 < rate < 1e15 for rate in best.values())
 
 
+def test_flowers_parts(bench: Any, tmp_path: Path, shared_data: Path) -> None:
+    """The same parts each time, with no picture in two of them, and as many of each class."""
+    flowers = bench("flowers")
+    tar = shared_data / "flowers128" / "flowers128.tar"
+    assert flowers.split(tar, tmp_path / "a") == {"train": 2589, "val": 864, "test": 864}
+    flowers.split(tar, tmp_path / "b")
+    flowers.split(tar, tmp_path / "c", seed=1)
+
+    def test_part(place: str) -> set[str]:
+        return {p.relative_to(tmp_path / place).as_posix() for p in (tmp_path / place).glob("test/*/*.jpg")}
+
+    assert test_part("a") == test_part("b") != test_part("c")
+    names = [p.parent.name + p.name for p in (tmp_path / "a").rglob("*.jpg")]
+    assert len(names) == len(set(names)) == 4317
+
+
 SMALL = ("--model", "vit_t16", "--size", "32", "--batch", "2", "--rounds", "2", "--steps", "1", "--warmup", "1")
 
 

@@ -16,11 +16,11 @@ def finetune(path: str, name: str = "vit_t16") -> Run:
     """`tessella train photos/ --weights W`: architecture, picture size and preprocessing are those of the weights."""
     model = classifier(name, classes=0)
     return Run(
-        epochs=10,
+        epochs=30,
         model=replace(model, backbone=replace(model.backbone, drop_path=0.1)),
         objective=ClassifyConfig(smoothing=0.1),
         data=DataConfig(path=path, augment=AugmentConfig(crop="resized")),
         train=TrainConfig(
-            batch=32, lr=5e-4, warmup=50, weight_decay=0.05, betas=(0.9, 0.999), layer_decay=0.75, ema=0.99
+            batch=32, lr=7e-4, warmup=50, weight_decay=0.05, betas=(0.9, 0.999), layer_decay=0.75, ema=0.99
         ),
     )

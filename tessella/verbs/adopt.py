@@ -51,6 +51,14 @@ class Adopted:
         mean, std = ((sum(v) / len(v),) * backbone.channels for v in (known.mean, known.std))
         return replace(out, channels=backbone.channels, mean=mean, std=std, fill=None)
 
+    def size_for(self, side: int) -> int:
+        """Small pictures are not enlarged beyond their own patches, down to half of what the weights saw; 0: as they
+        did. At equal work the shorter sequences were better (docs/log.md)."""
+        b = self.network.config.backbone
+        if b.size[0] != b.size[1] or side >= b.size[0] or b.stride is not None:
+            return 0
+        return -(-max(side, b.size[0] // 2) // b.patch_size) * b.patch_size
+
     def origins(self, backbone: ViTConfig) -> dict[str, str]:
         """Who decided what follows from the weights. Mean and deviation are not measured where the card says them."""
         told = "chosen: " + ("what such files usually take" if self.weights.bare else "the card of the weights")

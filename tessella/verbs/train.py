@@ -257,7 +257,12 @@ def _start(draft: Run, asked: Asked, splits: Splits, adopted: Adopted | None) ->
             recipe = "finetune"
             reasons["recipe"] = (recipe, "it starts from weights")
         reasons["model"] = (model or adopted.name, "the weights are of it")
-        return adopted.start(RECIPES[recipe](draft.data.path)), reasons
+        run = adopted.start(RECIPES[recipe](draft.data.path))
+        side = median_side(splits.train)
+        size = adopted.size_for(side) if recipe == "finetune" else 0
+        if size:
+            reasons["size"] = (size, f"the pictures have about {side} px only: less work, more passes in the same time")
+        return replace(run, size=size), reasons
     if recipe in ADAPTING:
         raise BadInput(f"the recipe {recipe} starts from weights; add --weights RUN, MODEL or FILE")
     side = median_side(splits.train)

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 import tessella as ts
 from tessella.errors import BadInput
 from tessella.tensorfile import read
+from tessella.verbs.adopt import adopt
 from tessella.weights.io import read_model, write_model
 
 QUICK = {"train.steps": 1, "data.workers": 0, "train.device": "cpu", "train.batch": 4, "train.precision": "fp32"}
@@ -133,6 +134,13 @@ def test_preprocessing_comes_from_the_card(world: World, tmp_path: Path) -> None
     assert settled["origins"]["preprocess.mean"] == "chosen: the card of the weights"
     assert settled["origins"]["preprocess.std"] == settled["origins"]["weights"] == "given"
     assert settled["run"]["weights_sha256"] == found.card.provenance["weights_sha256"]
+
+
+@pytest.mark.parametrize(("side", "size"), [(20, 112), (100, 112), (120, 128), (128, 128), (200, 208), (300, 0)])
+def test_small_pictures_are_not_enlarged(side: int, size: int, shared_data: Path) -> None:
+    """But never below half of what the weights saw; 0: as they saw them."""
+    found = adopt([{"weights": shared_data / "weights" / "deit_tiny_patch16_224_lnq8.safetensors"}], None)
+    assert found is not None and found.size_for(side) == size
 
 
 def test_real_deit_tiny(world: World, shared_data: Path) -> None:
