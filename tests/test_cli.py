@@ -257,8 +257,16 @@ def test_version() -> None:
 
 def test_train_tells_on_stdout_where_things_lie(world: World, tmp_path: Path) -> None:
     done = commands.run("train", "photos", *FILLED, "--folder", tmp_path, "--name", "one", place=world.place)
-    assert [line.split()[0] for line in done.out.splitlines()] == ["top-1", "memory", "model", "log", "state", "next"]
-    for line in done.out.splitlines()[2:5]:
+    assert [line.split()[0] for line in done.out.splitlines()] == [
+        "top-1",
+        "memory",
+        "model",
+        "log",
+        "state",
+        "report",
+        "next",
+    ]
+    for line in done.out.splitlines()[2:6]:
         assert Path(line.split()[1]).exists()
     assert "33 training and 9 held-out pictures of 3 classes" in done.err
 
