@@ -26,6 +26,7 @@ BARS = {8: 76.2, 30: 84.0}  # minutes -> per cent
 BLOCKS = 0.7  # share of the multiply-adds, and of the parameters
 MARGIN = 0.04  # share of the time that stays free: speed differs from minute to minute
 EVALUATIONS = {8: 4, 15: 6, 30: 10}  # points of the curve; each takes a few seconds of the same clock
+LONG, ERASE = 25, {"data.augment.erase": 0.25}  # from so many minutes on each picture comes often, and less of it helps
 SHORT = 60  # steps of the shortest measuring run
 PICTURES = 50_000  # in a pass
 
@@ -133,7 +134,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="more settings")
     asked = parser.parse_args()
-    more: dict[str, Any] = dict(asked.set) | {"train.seed": asked.seed}
+    more: dict[str, Any] = (ERASE if asked.minutes >= LONG else {}) | dict(asked.set) | {"train.seed": asked.seed}
     points = asked.evaluations or EVALUATIONS.get(asked.minutes, max(1, round(asked.minutes / 3)))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

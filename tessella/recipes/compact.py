@@ -14,7 +14,14 @@ def compact(path: str, name: str = "vit_n4") -> Run:
     """`tessella train photos/ --recipe compact`: pictures up to about 112 px, hundreds to tens of thousands of them.
 
     Command: `tessella demo` (10,000 Fashion-MNIST pictures of 28 px). Device: 2 CPU cores. Expected: at least 86 % on
-    the 2,000 test pictures within 3 minutes. Measured: 86.9 % in 158 s, start and evaluation included (bf16, seed 0).
+    the 2,000 test pictures within 3 minutes. Measured: 87.5 % (bf16, seed 0, 10 passes).
+
+    Command: `tessella train cifar10.tar --recipe compact --epochs 8`. Device: 2 CPU cores. Expected: at least 76.2 %
+    on CIFAR-10's test pictures within 8 minutes, 84 % within 30 with as many passes as then fit (bench/cifar.py).
+    Measured: 77.8 % after 8 passes (bf16, seed 0).
+
+    By experiment at few passes: Muon before AdamW; its matrices at half the rate of the rest; pictures that grow; a
+    stem of one convolution per halving and normalised queries. Wider or deeper blocks gained nothing for their time.
     """
     return Run(
         epochs=10,
