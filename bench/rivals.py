@@ -1,0 +1,266 @@
+"""Accuracy at equal time: `tessella train`, timm's training script, transformers' Trainer, one after the other.
+
+Each gets the same pictures, the same minutes of wall clock (from the start of its command to its end, with loading
+and evaluation) and the same cores. How many epochs fit is measured first, by a run of one epoch and a run of two.
+Peers run twice: with the defaults that they document, and as somebody would start them who knows ViTs (AdamW, 1e-3
+from nothing or 1e-4 from weights, warm-up, bf16); ours is compared with the better of the two.
+
+timm's script is not in its package: `git clone` its repository at the version that is installed, and give
+--timm-script. transformers' example script is its Trainer with torchvision's transforms, which `transformers_child`
+builds with the same settings, from the same folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import record
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every contender is given."""
+
+    data: str  # a folder with train/ and test/, class folders in each
+    folder: str  # of this run
+    size: int  # pixels
+    epochs: int
+    seed: int
+    weights: str = ""  # a file with timm's names; empty: from nothing
+    width: int = 192
+    depth: int = 9
+    heads: int = 3
+    mlp_ratio: float = 2.0
+    patch: int = 4
+    tuned: bool = False
+    ours: tuple[str, ...] = ()  # options of `tessella train`
+    timm_script: str = ""
+
+
+# -- the contenders: a command, and how its top-1 (per cent, of the last epoch) is read from what it leaves -----------
+
+
+def tessella(t: Task) -> list[str]:
+    given = ["--weights", t.weights] if t.weights else []
+    where = ["--folder", t.folder, "--name", "run", "--train.seed", str(t.seed)]
+    return [sys.executable, "-m", "tessella", "train", t.data, "--epochs", str(t.epochs), *given, *where, *t.ours]
+
+
+def tessella_top1(t: Task) -> float:
+    rows = [json.loads(line) for line in (Path(t.folder) / "run/log.jsonl").read_text().splitlines()]
+    return 100 * float([row["val/top1"] for row in rows if "val/top1" in row][-1])
+
+
+def timm(t: Task) -> list[str]:
+    model = ["--model", "vit_tiny_patch16_224", "--img-size", str(t.size)]
+    if t.weights:
+        model += ["--pretrained", "--pretrained-path", t.weights]
+    else:
+        shape = {"embed_dim": t.width, "depth": t.depth, "num_heads": t.heads, "mlp_ratio": t.mlp_ratio}
+        shape |= {"patch_size": t.patch, "img_size": t.size}
+        model += ["--model-kwargs", *(f"{k}={v}" for k, v in shape.items())]
+    rate = "1e-4" if t.weights else "1e-3"
+    knowing = ["--opt", "adamw", "--lr", rate, "--weight-decay", "0.05", "--amp", "--amp-dtype", "bfloat16"]
+    knowing += ["--sched-on-updates", "--warmup-epochs", "1", "--scale", "0.35", "1.0"]
+    classes = str(sum(1 for p in (Path(t.data) / "train").iterdir() if p.is_dir()))
+    place = ["--train-split", "train", "--val-split", "test", "--num-classes", classes, "--device", "cpu"]
+    kept = ["--output", t.folder, "--experiment", "run", "--seed", str(t.seed), "--workers", "2"]
+    script = [sys.executable, t.timm_script, "--data-dir", t.data, *place, *model, *kept, "--epochs", str(t.epochs)]
+    return [*script, "--checkpoint-hist", "1", *(knowing if t.tuned else [])]
+
+
+def timm_top1(t: Task) -> float:
+    with (Path(t.folder) / "run/summary.csv").open() as file:
+        return float([row["eval_top1"] for row in csv.DictReader(file)][-1])
+
+
+def transformers(t: Task) -> list[str]:
+    return [sys.executable, __file__, "--child", json.dumps(asdict(t))]
+
+
+def transformers_top1(t: Task) -> float:
+    return 100 * float(json.loads((Path(t.folder) / "result.json").read_text())["accuracy"])
+
+
+CONTENDERS: dict[str, tuple[Callable[[Task], list[str]], Callable[[Task], float], bool]] = {
+    "tessella": (tessella, tessella_top1, False),
+    "timm, its defaults": (timm, timm_top1, False),
+    "timm, for ViTs": (timm, timm_top1, True),
+    "transformers, its defaults": (transformers, transformers_top1, False),
+    "transformers, for ViTs": (transformers, transformers_top1, True),
+}
+
+
+def transformers_child(t: Task) -> None:
+    """As its example run_image_classification does: random resized crops and flips, Trainer, TrainingArguments."""
+    import torch
+    from torchvision import datasets
+    from torchvision.transforms import (
+        CenterCrop,
+        Compose,
+        Normalize,
+        RandomHorizontalFlip,
+        RandomResizedCrop,
+        Resize,
+        ToTensor,
+    )
+    from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
+
+    half = Normalize([0.5] * 3, [0.5] * 3)
+    scale = (0.35, 1.0) if t.tuned else (0.08, 1.0)
+    seen = Compose([RandomResizedCrop(t.size, scale=scale), RandomHorizontalFlip(), ToTensor(), half])
+    judged = Compose([Resize(t.size), CenterCrop(t.size), ToTensor(), half])
+    train = datasets.ImageFolder(f"{t.data}/train", seen)
+    test = datasets.ImageFolder(f"{t.data}/test", judged)
+
+    def collate(samples: list[Any]) -> dict[str, Any]:
+        return {"pixel_values": torch.stack([x for x, _ in samples]), "labels": torch.tensor([y for _, y in samples])}
+
+    def accuracy(found: Any) -> dict[str, float]:
+        return {"accuracy": float((found.predictions.argmax(1) == found.label_ids).mean())}
+
+    shape: dict[str, Any] = {"hidden_size": t.width, "num_hidden_layers": t.depth, "num_attention_heads": t.heads}
+    shape |= {"intermediate_size": int(t.width * t.mlp_ratio), "patch_size": t.patch}
+    cfg = ViTConfig(image_size=t.size, num_labels=len(train.classes), **shape)
+    torch.manual_seed(t.seed)
+    model = ViTForImageClassification(cfg)
+    if t.weights:
+        load_timm_weights(model, t.weights)
+    args: dict[str, Any] = {"num_train_epochs": t.epochs, "seed": t.seed, "output_dir": t.folder, "use_cpu": True}
+    args |= {"save_strategy": "no", "eval_strategy": "epoch", "report_to": [], "dataloader_num_workers": 2}
+    if t.tuned:
+        args |= {"per_device_train_batch_size": 128 if not t.weights else 32, "per_device_eval_batch_size": 128}
+        args |= {"learning_rate": 1e-4 if t.weights else 1e-3, "weight_decay": 0.05, "warmup_steps": 0.05, "bf16": True}
+        args |= {"label_smoothing_factor": 0.1, "lr_scheduler_type": "cosine"}
+    told = TrainingArguments(**args)
+    trainer = Trainer(model, told, collate, train, test, compute_metrics=accuracy)
+    trainer.train()
+    found = [row["eval_accuracy"] for row in trainer.state.log_history if "eval_accuracy" in row]
+    (Path(t.folder) / "result.json").write_text(json.dumps({"accuracy": found[-1]}))
+
+
+def load_timm_weights(model: Any, path: str) -> None:
+    """timm's names to transformers': its head stays new. Every backbone tensor has to find its place."""
+    import torch
+    from safetensors.torch import load_file
+
+    out: dict[str, torch.Tensor] = {}
+    plain = {"cls_token": "vit.embeddings.cls_token", "pos_embed": "vit.embeddings.position_embeddings"}
+    plain |= {f"patch_embed.proj.{x}": f"vit.embeddings.patch_embeddings.projection.{x}" for x in ("weight", "bias")}
+    plain |= {f"norm.{x}": f"vit.layernorm.{x}" for x in ("weight", "bias")}
+    places = {"norm1": "layernorm_before", "norm2": "layernorm_after", "attn.proj": "attention.output.dense"}
+    places |= {"mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense"}
+    for name, value in load_file(path).items():
+        if name in plain:
+            out[plain[name]] = value
+        elif name.startswith("blocks."):
+            _, number, rest = name.split(".", 2)
+            where, kind = f"vit.encoder.layer.{number}", rest.rpartition(".")[2]
+            if rest.startswith("attn.qkv"):
+                for part, piece in zip(("query", "key", "value"), value.chunk(3), strict=True):
+                    out[f"{where}.attention.attention.{part}.{kind}"] = piece
+            else:
+                out[f"{where}.{places[rest.rpartition('.')[0]]}.{kind}"] = value
+    wanted = {k for k in model.state_dict() if not k.startswith("classifier")}
+    if wanted - out.keys():
+        raise SystemExit(f"transformers names its tensors otherwise now: {sorted(wanted - out.keys())[:4]}")
+    model.load_state_dict(out, strict=False)
+
+
+# -- the race ----------------------------------------------------------------------------------------------------------
+
+
+def run(name: str, task: Task) -> tuple[float, float]:
+    """(seconds, top-1 in per cent)."""
+    command, top1, tuned = CONTENDERS[name]
+    Path(task.folder).mkdir(parents=True)
+    task = replace(task, tuned=tuned)
+    began = time.perf_counter()
+    done = subprocess.run(command(task), capture_output=True, text=True, env=os.environ | {"WANDB_MODE": "offline"})
+    seconds = time.perf_counter() - began
+    if done.returncode:
+        raise SystemExit(f"{name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    return seconds, top1(task)
+
+
+def epochs_that_fit(name: str, task: Task, minutes: float) -> int:
+    """From a run of one epoch and one of two: what an epoch takes, what the rest takes."""
+    one = run(name, replace(task, epochs=1, folder=f"{task.folder}-1"))[0]
+    two = run(name, replace(task, epochs=2, folder=f"{task.folder}-2"))[0]
+    each = max(two - one, 0.05 * one)
+    fit = int((60 * minutes - (one - each)) / each)
+    print(
+        f"{name}: {each:.0f} s an epoch, {one - each:.0f} s beside them: {fit} epochs in {minutes:g} minutes",
+        flush=True,
+    )
+    return max(1, fit)
+
+
+def main() -> None:
+    parser = record.parser(__doc__)
+    parser.add_argument("data", nargs="?", help="a folder with train/ and test/, class folders in each")
+    parser.add_argument("--minutes", type=float, default=15)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--size", type=int, default=32, help="pixels (default: CIFAR's)")
+    parser.add_argument("--weights", default="", help="fine-tune this DeiT-tiny (timm's names) instead of from nothing")
+    parser.add_argument("--timm-script", default="", help="train.py of timm's repository")
+    parser.add_argument("--ours", default="--recipe compact", help="options of `tessella train`")
+    parser.add_argument("--only", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.child:
+        return transformers_child(Task(**json.loads(asked.child)))
+    if not asked.data or not (Path(asked.data) / "train").is_dir() or not (Path(asked.data) / "test").is_dir():
+        parser.error("give a folder with train/ and test/, class folders in each")
+    if any(n.startswith("timm") for n in asked.only) and not Path(asked.timm_script).is_file():
+        parser.error("give --timm-script, the train.py of timm's repository, or leave timm out with --only")
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        start = Task(
+            data=str(Path(asked.data).resolve()),
+            folder=temporary,
+            size=asked.size,
+            epochs=1,
+            seed=0,
+            weights=asked.weights,
+            ours=tuple(asked.ours.split()),
+            timm_script=asked.timm_script,
+        )
+        if asked.weights:  # DeiT-tiny
+            start = replace(start, width=192, depth=12, heads=3, mlp_ratio=4.0, patch=16)
+        for name in asked.only:
+            at = f"{temporary}/{name.replace(' ', '-').replace(',', '')}"
+            epochs = epochs_that_fit(name, replace(start, folder=f"{at}-pilot"), asked.minutes)
+            for seed in asked.seeds:
+                task = replace(start, folder=f"{at}-{seed}", epochs=epochs, seed=seed)
+                seconds, top1 = run(name, task)
+                rows.append({"contender": name, "seed": seed, "epochs": epochs, "seconds": seconds, "top1": top1})
+                print(rows[-1], flush=True)
+    middle = {n: median(r["top1"] for r in rows if r["contender"] == n) for n in asked.only}
+    record.table(["contender", "top-1 %, median", "all", "epochs", "seconds"], [
+        [n, middle[n], " ".join(f"{r['top1']:.2f}" for r in rows if r["contender"] == n),
+         next(r["epochs"] for r in rows if r["contender"] == n), max(r["seconds"] for r in rows if r["contender"] == n)]
+        for n in asked.only
+    ])  # fmt: skip
+    figures: dict[str, Any] = {"minutes": asked.minutes, "rows": rows, "median": middle}
+    rivals = [value for name, value in middle.items() if name != "tessella"]
+    if "tessella" in middle and rivals:
+        figures["verdicts"] = [record.verdict("top-1 above the best rival", middle["tessella"], max(rivals), True)]
+        record.show(figures["verdicts"])
+    record.keep(asked, "rivals", figures)
+
+
+if __name__ == "__main__":
+    main()
