@@ -29,6 +29,8 @@ COMMANDS = (
     "report",
     "cifar",
     "dry_run",
+    "flowers",
+    "rivals",
 )  # in the order of `all`
 
 

@@ -71,6 +71,7 @@ def start(
     if pid == 0:
         code = 99
         try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # behind `&` of a script it would be ignored
             os.setsid()
             os.chdir(place)
             _redirect(files)

@@ -90,6 +90,7 @@ def test_each_process_of_a_machine_takes_its_own_gpu(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(distributed, "rendezvous", lambda address: iter([(None, 1, 2)]))
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *args, **options: None)
     monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
     for device in ("cuda", "cuda:0", "cpu"):  # one that was named is taken as it is

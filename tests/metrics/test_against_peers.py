@@ -225,8 +225,8 @@ def test_numbers_against_both(data: st.DataObject, n: int) -> None:
         assert math.isclose(found["r2"], expected, rel_tol=1e-6, abs_tol=1e-9)
         swapped = sk.r2_score(outputs.astype(float), targets.astype(float))  # the mutation: the two the wrong way round
         spreads = np.var(outputs.astype(float)), np.var(targets.astype(float))
-        off = np.abs(outputs.astype(float) - targets).max()
-        assert off == 0 or math.isclose(*spreads) or not math.isclose(found["r2"], swapped, rel_tol=1e-12)
+        alike = found["r2"] > 1 - 1e-6 or math.isclose(*spreads, rel_tol=1e-3)
+        assert alike or not math.isclose(1 - found["r2"], 1 - swapped, rel_tol=1e-6)
 
 
 def test_an_unknown_number_does_not_count() -> None:

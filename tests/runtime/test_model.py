@@ -52,7 +52,7 @@ def files(world: World) -> list[Path]:
 def test_train_returns_where_the_run_is(trained: Trained, world: World) -> None:
     assert trained.folder == world.run and {"top1", "top5", "loss", "ece"} <= set(trained.metrics)
     assert {p.name for p in trained.folder.iterdir()} == {
-        "run.json", "data.json", "log.jsonl", "predictions.npz", "state", "model",
+        "run.json", "data.json", "log.jsonl", "predictions.npz", "state", "model", "report.html",
     }  # fmt: skip
 
 

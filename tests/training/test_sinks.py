@@ -249,6 +249,7 @@ WELL = {"floods what nobody reads"}
 SINK = """
 import atexit, os, signal, subprocess, sys, threading, time
 sys.path.insert(0, {program!r})
+signal.signal(signal.SIGINT, signal.default_int_handler)  # behind `&` of a script it would be ignored from the start
 import sink_process
 class Hostile:
     retracts = False

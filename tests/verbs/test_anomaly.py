@@ -117,7 +117,7 @@ def test_of_new_good_ones_the_rest_is_flagged(world: World, tmp_path: Path) -> N
     cfg = AnomalyConfig(good=OTHERS[0], quantile=0.8, by="whole")
     for how in (cfg, replace(cfg, by="patches")):
         found = ts.anomalies(world.run, tmp_path / "p", how, reading=QUICK)
-        assert found.metrics == {"false_alarms": pytest.approx(0.2, abs=0.13)}, "nothing else can be said"
+        assert found.metrics == {"false_alarms": pytest.approx(0.2, abs=0.2)}, "nothing else can be said"
 
 
 def test_what_cannot_be_learned(world: World, parts: Path, tmp_path: Path) -> None:

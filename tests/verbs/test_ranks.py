@@ -57,7 +57,9 @@ def test_two_processes_do_what_one_does(shard: str, alone: Path, world: World, t
     expected, found = losses(alone), losses(together)
     assert len(expected["loss"]) == 8 and len(expected["val/loss"]) == 2
     assert difference(expected, found) < 1e-5
-    assert [line.split()[0] for line in done.stdout.splitlines()] == ["top-1", "model", "log", "state", "next"]
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [
+        "top-1", "memory", "model", "log", "state", "report", "next",
+    ]  # fmt: skip
     assert done.stderr.count("33 training and 9 held-out") == 1 and done.stderr.count("step 8/8 · loss") <= 1
     assert done.stderr.count("step 8/8 · val") == 1
     one, two = load(alone), load(together)
