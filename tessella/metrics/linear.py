@@ -62,7 +62,8 @@ def probe(vectors: Array, labels: Array, classes: int, cfg: ProbeConfig | None =
     best = min(tried, key=lambda penalty: tried[penalty]) if tried else max(cfg.penalties)
     mean, spread = _standard(vectors)
     weight, bias = fit((vectors - mean) / spread, labels, classes, best)
-    return Probe(mean, spread, weight, bias, best, tried)
+    impossible = np.where(np.bincount(labels, minlength=classes) == 0, -np.inf, bias)  # no loss is made up for it
+    return Probe(mean, spread, weight, impossible, best, tried)
 
 
 def fit(
