@@ -62,10 +62,23 @@ class Run:
         done = rows[-1]["step"] + 1 if rows else 0
         if done >= steps and (self.folder / "model").exists():
             return f"finished after {steps:,} steps"
+        if self._exhausted(rows):
+            return f"finished early after {done:,} of {steps:,} steps"
         if not rows:
             return f"no row of figures yet, of {steps:,} steps"
         ago = max(0.0, time.time() - (self.folder / "log.jsonl").stat().st_mtime)
         return f"at step {done:,} of {steps:,}, last heard of {ago:,.0f} s ago"
+
+    def _exhausted(self, rows: list[Row]) -> bool:
+        """Whether as many evaluations as `train.patience` allows were no better than the best."""
+        patience, told = int(self.settings.get("train.patience", 0)), [row for row in rows if "best/step" in row]
+        worse = sum(1 for row in told if row["step"] > told[-1]["best/step"])
+        return 0 < patience <= worse
+
+    def _told(self, key: str) -> str:
+        """A setting; recipe and architecture by the names that they went by."""
+        value = self._written.get(key) if key in ("recipe", "model") else self.settings.get(key)
+        return "" if value is None else str(value)
 
     def load(self) -> Model:
         return load(self.folder)
@@ -77,8 +90,8 @@ class Run:
         rows, metrics = self.rows(), self.metrics
         names = ["loss", *(f"val/{key}" for key in list(metrics)[:1])]
         curves = [notebook.curve(name, [(r["step"], r[name]) for r in rows if name in r]) for name in names]
-        chosen = {k: f"{self.settings.get(k, '')} ({o})" for k, o in self.origins.items() if o.startswith("chosen")}
-        given = {k: str(self.settings.get(k, "")) for k, o in self.origins.items() if o == "given"}
+        chosen = {k: f"{self._told(k)} ({o})" for k, o in self.origins.items() if o.startswith("chosen")}
+        given = {k: self._told(k) for k, o in self.origins.items() if o == "given"}
         return notebook.card(
             str(self.folder),
             self.status,

@@ -91,6 +91,18 @@ def test_a_run_that_goes_on(world: commands.World, tmp_path: Path) -> None:
     assert "no row of figures yet" in harmless(ts.Run(place)._repr_html_()).text
 
 
+def test_a_run_that_ended_early(world: commands.World, tmp_path: Path) -> None:
+    place = Path(shutil.copytree(world.run, tmp_path / "run"))
+    told = json.loads((place / "run.json").read_text())
+    told["run"]["train"]["patience"] = 2
+    (place / "run.json").write_text(json.dumps(told))
+    rows = [{"step": step, "val/top1": 0.5, "best/top1": 0.5, "best/step": 1} for step in (1, 3, 5)]
+    (place / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert ts.Run(place).status == "finished early after 6 of 8 steps"
+    (place / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
+    assert ts.Run(place).status.startswith("at step 4 of 8"), "the mutation: one evaluation that was no better"
+
+
 def test_a_finished_run_is_shown_as_its_folder(world: commands.World) -> None:
     from tessella.verbs.train import Trained
 
