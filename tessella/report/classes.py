@@ -26,13 +26,15 @@ def table(p: Predictions, head: Head) -> str:
 
 def _classes(p: Predictions, head: Head) -> str:
     counts = confusion(p)
+    if not counts.sum():  # nobody knows what is right
+        return ""
     figures = by_class(counts)
     there = [k for k, f in enumerate(figures) if f.support or f.precision is not None]
     order = sorted(there, key=lambda k: (figures[k].f1 if figures[k].f1 is not None else -1.0, k))
     rows = [_row(head.classes[k], figures[k], _taken_for(counts, k, head.classes)) for k in order]
     top = ["Class", "F1", "", "Found", "Precision", "Pictures", "Most often taken for"]
     absent = len(figures) - len(there)
-    told = f" {absent:,} classes have no picture here and were never answered." if absent else ""
+    told = f" Of {absent:,} more there is no picture here, and none was answered so." if absent else ""
     lead = (
         "<p>The hardest first. <b>Found</b> is the share of a class's pictures that were recognised (recall), "
         "<b>precision</b> the share of its answers that are right, F1 what lies between the two."
@@ -114,6 +116,8 @@ def _ratio(part: int, whole: int) -> float | None:
 def matrix(p: Predictions, head: Head) -> str:
     """Drawn whole where it can be read, else its heaviest mistakes."""
     counts = confusion(p)
+    if not counts.sum():
+        return ""
     wrong = int(counts.sum() - np.trace(counts))
     if not wrong:
         return "<p>No class was taken for another.</p>"

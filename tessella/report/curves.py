@@ -63,13 +63,13 @@ def section(story: Story) -> str:
 
 
 def _words(story: Story) -> str:
-    """Why the two losses may stand the wrong way round."""
+    """Why the two losses may seem to stand the wrong way round."""
     trained, held = column(story.rows, "loss")[1], column(story.rows, "val/loss")[1]
     if not trained or not held or held[-1] >= trained[-1]:
         return ""
     return (
-        "<p class='note'>The training loss lies above the held-out one because it is measured on augmented pictures, "
-        "with whatever regularises the network switched on.</p>"
+        "<p class='note'>The training loss lies above the held-out one, as is usual where it is measured on augmented "
+        "pictures, with whatever regularises the network switched on.</p>"
     )
 
 
@@ -157,5 +157,7 @@ def flow_words(story: Story) -> str:
     if not np.isfinite(typical).any():
         return "How strongly each part of the network is pulled, over the run; scales are logarithmic."
     most, least = int(np.nanargmax(typical)), int(np.nanargmin(typical))
+    if most == least:
+        return f"Only {names[most]} learned; everything else stayed as it was."
     told = f"Towards the end, {names[most]} moved most with each step and {names[least]} least"
     return f"{told}, {math.exp(typical[most] - typical[least]):.1f} times as much against its weights."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 
 import numpy as np
 
@@ -32,11 +33,12 @@ def head(story: Story, sections: Sequence[tuple[str, str]]) -> str:
     told = {one.name: summary(story.found[one.name], one.task) for one in story.heads if one.name in story.found}
     figures = "".join(_figure(story, one, told[one.name]) for one in story.heads if one.name in told)
     big = f'<div class="big">{figures}</div>' if figures else ""
+    run = "the run " if story.written else ""
     return (
-        f'<header><div class="brand">{MARK}<span>Report of the run <b>{text(story.name)}</b></span></div>'
+        f'<header><div class="brand">{MARK}<span>Report of {run}<b>{text(story.name)}</b></span></div>'
         f"<h1>{text(title(story))}</h1>"
         f'<div class="lead">{big}<p class="verdict">{verdict(story)}</p></div>'
-        f"{_facts(story, told)}<nav>{links}</nav></header>"
+        f"{_facts(story, told)}<nav aria-label='Sections'>{links}</nav></header>"
     )
 
 
@@ -76,7 +78,7 @@ def _figure(story: Story, one: Head, told: Figures) -> str:
             more = f"right of {n:,} {text(story.tested)}; 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
         case "tags" if "map" in told:
             big = f"{100 * told['map']:.1f}<small> %</small>"
-            more = f"mean average precision on {len(p.ids):,} {text(story.tested)}"
+            more = f"mean average precision on {len(known(p).ids):,} {text(story.tested)}"
         case "number" if "mae" in told:
             off = np.abs(off_by(p)[1])
             spread = Z95 * float(off.std()) / math.sqrt(len(off))
@@ -93,11 +95,15 @@ def _facts(story: Story, told: Mapping[str, Figures]) -> str:
     batch, steps = story.setting("train.batch"), story.setting("train.steps")
     out: list[tuple[str, str]] = []
     seconds = trained_seconds(story.rows, int(batch)) if isinstance(batch, int) else None
-    out += [("Training took", duration(seconds))] if seconds else []
+    out += [("Time in steps", duration(seconds))] if seconds else []
     if isinstance(steps, int) and isinstance(batch, int):
-        out += [("Steps", f"{steps:,}"), ("Pictures a step", f"{batch:,}")]
+        done = min(steps, 1 + int(max((row["step"] for row in story.rows if "step" in row), default=steps)))
+        out.append(("Steps", f"{steps:,}" if done == steps else f"{done:,} of {steps:,}"))  # stopped, or going on
+        out.append(("Pictures a step", f"{batch:,}"))
         pictures = story.totals.get("train")
-        out += [("Passes", number(steps * batch / pictures))] if pictures else []
+        out += [("Passes", number(done * batch / pictures))] if pictures else []
+    if story.setting("weights"):  # what it knows is not of these pictures alone
+        out.append(("Started from", PurePath(story.setting("weights")).name))
     if story.network.get("parameters"):
         out.append(("Parameters", number(story.network["parameters"])))
     if story.network.get("macs"):
@@ -137,7 +143,8 @@ def duration(seconds: float) -> str:
 
 
 def verdict(story: Story) -> str:
-    """One sentence on how good it is, and one on what stands in the way; the first reason that holds."""
+    """One sentence on how good it is, and one on what stands in the way; the first reason that holds. Of several heads
+    it is about the first."""
     if not story.found:
         return text(
             story.missing.get("found", "No held-out pictures were evaluated, so nothing is known of how good it is.")
@@ -146,6 +153,11 @@ def verdict(story: Story) -> str:
     p = story.found.get(one.name)
     if p is None:
         return ""
+    lead = f"Of {text(one.name)}: " if len(story.heads) > 1 else ""
+    return lead + _verdict(story, one, p)
+
+
+def _verdict(story: Story, one: Head, p: Predictions) -> str:
     if one.task != "classify":
         return _trend(story, one) or "What limits it cannot be told from the figures alone; look at the largest errors."
     p = known(p)

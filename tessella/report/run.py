@@ -27,8 +27,8 @@ def page(story: Story) -> str:
     )
     top = headline.head(story, [(name, title) for name, title, _ in made])
     body = "\n".join(f'<section id="{name}"><h2>{text(title)}</h2>{body}</section>' for name, title, body in made)
-    made_by = text(str(story.written.get("tessella", "")))
-    foot = f"<footer>Made by tessella {made_by}. One file; nothing is loaded from anywhere.</footer>"
+    made_by = text(f"tessella {story.written.get('tessella', '')}".strip())
+    foot = f"<footer>Made by {made_by}. One file; nothing is loaded from anywhere.</footer>"
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{top}\n{body}\n{foot}\n</body></html>\n'
 
 
@@ -120,8 +120,8 @@ def _first(story: Story) -> str:
     if not story.first:
         return _why(story, "first")
     lead = (
-        "<p>The first pictures of the first step as they reached the network, cut, coloured and mixed; drawn again "
-        "from the seed. If a class cannot be told here, the network could not tell it either.</p>"
+        "<p>The first pictures of the first step as they reached the network, cut, coloured and mixed as the settings "
+        "say; drawn again from the seed. If a class cannot be told here, the network could not tell it either.</p>"
     )
     return lead + f'<div class="tiles">{"".join(_seen(shot) for shot in story.first)}</div>'
 
