@@ -32,10 +32,10 @@ class Answers:
         return right
 
 
-def answers(p: Predictions, head: Head) -> Answers:
-    """Logits are divided by the head's temperature, as in `predict`."""
+def answers(p: Predictions) -> Answers:
+    """Outputs are at the temperature of the head already, as `fill` gives them."""
     rows = np.flatnonzero(p.targets >= 0)
-    logs = log_softmax(p.outputs[rows] / np.float32(head.temperature)).astype(np.float64)
+    logs = log_softmax(p.outputs[rows]).astype(np.float64)
     targets, each = p.targets[rows].astype(np.int64), np.arange(len(rows))
     said = p.outputs[rows].argmax(1)
     sure = np.exp(logs[each, said])
@@ -86,7 +86,7 @@ def shown(p: Predictions, head: Head) -> list[int]:
     """Rows whose pictures the section wants."""
     match head.task:
         case "classify":
-            a = answers(p, head)
+            a = answers(p)
             picked = chosen(a)
             return [int(a.rows[i]) for part in (picked.worst, picked.undecided, picked.best) for i in part]
         case "number":
@@ -111,7 +111,7 @@ def section(story: Story, head: Head) -> str:
 
 
 def _classify(story: Story, p: Predictions, head: Head) -> str:
-    a = answers(p, head)
+    a = answers(p)
     if not len(a.rows):
         return ""
     picked, wrong = chosen(a), int((~a.right).sum())

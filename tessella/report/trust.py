@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from ..card import Head
@@ -19,7 +17,6 @@ MOST = 1500  # points of a cloud: more hide each other
 def classes(p: Predictions, head: Head) -> str:
     if not len(known(p).ids):
         return ""
-    p = replace(p, outputs=p.outputs / np.float32(head.temperature))
     found = reliability(p)
     held = found.count > 0
     total = found.count.sum()

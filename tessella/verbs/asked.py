@@ -35,6 +35,8 @@ class Asked:
             raise BadInput("--whole says how --anomaly compares; add --anomaly GOOD, or leave it out")
         if self.out is not None:
             refuse(self.out)
+            if self.probe and self.out.endswith(".html"):
+                raise BadInput(f"--out {self.out}: a probe has answers and no page; name a .csv or .npz")
             if self.anomaly:
                 raise BadInput("--anomaly has scores instead of answers; leave --out away, --json has each picture's")
 

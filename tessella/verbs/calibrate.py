@@ -14,7 +14,7 @@ from .. import card as cards
 from ..card import Head
 from ..errors import BadInput, readable
 from ..metrics.heads import figures
-from ..metrics.predictions import Predictions
+from ..metrics.predictions import Predictions, at_temperature
 from ..metrics.summary import summary
 from ..metrics.temperature import temperature
 from .evaluate import Evaluation, evaluate
@@ -44,9 +44,12 @@ class Calibrated:
             print(_json.dumps(self.evaluation.plain() | {"calibration": told}, indent=1))
             return
         self.evaluation.tell()
+        seen = "it was not trained on"
+        if self.evaluation.learned is None:
+            seen = "(whether it was trained on them is not known: if so, it is still too sure)"
         for one in self.found:
             loss, ece = (f"{a:.4f} to {b:.4f}" for a, b in (one.loss, [100 * e for e in one.ece]))
-            where = f"on {one.pictures:,} pictures it was not trained on"
+            where = f"on {one.pictures:,} pictures {seen}"
             print(
                 f"{readable(one.head)} calibrated {where}: temperature {one.temperature:.4g}, "
                 f"calibration error {ece} %, loss {loss}; no answer changes; kept in {readable(str(self.folder))}"
@@ -73,9 +76,11 @@ def calibrate(
     provenance = card.provenance | {"calibration": [vars(one) for one in found]}
     cards.write(folder, replace(card, heads=heads, provenance=provenance))
     cooled = {
-        head.name: _cooled(before.found[head.name], old, head) for old, head in zip(before.heads, heads, strict=True)
+        new.name: at_temperature(before.found[new.name], new.temperature, old.temperature)
+        for old, new in zip(before.heads, heads, strict=True)
     }
-    after = replace(before, metrics=figures(cooled, heads), heads=heads, found=cooled)
+    asked = before.asked and before.asked.with_heads(heads)
+    after = replace(before, metrics=figures(cooled, heads), heads=heads, found=cooled, asked=asked)
     return Calibrated(after, tuple(found), folder)
 
 
@@ -94,7 +99,7 @@ def _heads(before: Evaluation) -> tuple[tuple[Head, ...], list[Found]]:
         if head.task == "classify":
             p = _unseen(before.found[head.name], before.learned)
             new = replace(head, temperature=head.temperature * temperature(p))
-            told = (summary(p, "classify"), summary(_cooled(p, head, new), "classify"))
+            told = (summary(p, "classify"), summary(at_temperature(p, new.temperature, head.temperature), "classify"))
             loss, ece = ((told[0][key], told[1][key]) for key in ("loss", "ece"))
             found.append(Found(head.name, int((p.targets >= 0).sum()), new.temperature, loss, ece))
             head = new
@@ -104,16 +109,9 @@ def _heads(before: Evaluation) -> tuple[tuple[Head, ...], list[Found]]:
     return tuple(heads), found
 
 
-def _unseen(p: Predictions, learned: frozenset[str]) -> Predictions:
+def _unseen(p: Predictions, learned: frozenset[str] | None) -> Predictions:
     """What was learned is answered too surely: a temperature found there would make all others too sure."""
-    rows = np.flatnonzero([name not in learned for name in p.ids])
+    rows = np.flatnonzero([name not in (learned or ()) for name in p.ids])
     if not len(rows):
         raise BadInput("the model was trained on all of these pictures; calibrate on some that were held out")
     return Predictions(tuple(p.ids[i] for i in rows), p.targets[rows], p.outputs[rows])
-
-
-def _cooled(p: Predictions, old: Head, new: Head) -> Predictions:
-    """Of outputs at the old temperature those at the new one."""
-    if new.temperature == old.temperature:
-        return p
-    return replace(p, outputs=(p.outputs * (old.temperature / new.temperature)).astype(np.float32))

@@ -6,7 +6,7 @@ import csv
 import io
 import json as _json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +42,11 @@ class Asked(NamedTuple):
     place: Path
     model: Model
     pictures: Source
+    data: str  # where these lie
+
+    def with_heads(self, heads: tuple[Head, ...]) -> Asked:
+        model = self.model
+        return self._replace(model=Model(model.network, replace(model.card, heads=heads), model.device))
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Evaluation:
     found: dict[str, Predictions]  # by head
     notes: tuple[str, ...] = ()
     unreadable: dict[str, str] = field(default_factory=dict)  # id -> reason
-    learned: frozenset[str] = frozenset()  # ids of pictures that the model was trained on
+    learned: frozenset[str] | None = None  # ids of pictures that the model was trained on; None: nobody knows
     about: dict[str, Any] = field(default_factory=dict)  # what else JSON says
     asked: Asked | None = field(default=None, repr=False, compare=False)
 
@@ -79,7 +84,8 @@ class Evaluation:
         """All of it as JSON."""
         parts = {head.name: _plain(head, self.found[head.name]) for head in self.heads}
         whole = parts[self.heads[0].name] if len(self.heads) == 1 else {"heads": parts}
-        told = {"pictures": len(self.predictions.ids), "trained_on": len(self.learned), **self.metrics}
+        learned = None if self.learned is None else len(self.learned)
+        told = {"pictures": len(self.predictions.ids), "trained_on": learned, **self.metrics}
         return told | whole | self.about | {"unreadable": self.unreadable}
 
     def lines(self) -> Iterator[str]:
@@ -101,8 +107,13 @@ class Evaluation:
         if Path(path).suffix == ".npz":
             keep(path, self.found)
             return
-        if Path(path).suffix == ".html" and self.asked is not None:
-            write_evaluation(Path(path), *self.asked, self.found)
+        if Path(path).suffix == ".html":
+            if self.asked is None:
+                raise BadInput(f"--out {path}: a probe has answers and no page; name a .csv or .npz")
+            place, model, pictures, data = self.asked
+            learned = f", {len(self.learned):,} of which it was trained on" if self.learned else ""
+            tested = f"pictures of {Path(data).name or data}{learned}"
+            write_evaluation(Path(path), place, model, pictures, tested, self.found)
             return
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(_table(self.heads, self.found))
@@ -138,7 +149,7 @@ def evaluate(
     bad = Quarantine(None, len(labelled.source), reading.max_bad, "given")
     found = fill(says(model, reading), once(pictures, reading.batch, reading.workers, quarantine=bad), heads)
     learned = trained_on(Path(source), labelled.source, how.path)
-    asked = Asked(Path(source), model, labelled.source)
+    asked = Asked(Path(source), model, labelled.source, how.path)
     notes = tuple(labelled.notes)
     return Evaluation(figures(found, heads), heads, found, notes, bad.reasons, learned, asked=asked)
 
@@ -153,10 +164,8 @@ def _lines(head: Head, p: Predictions) -> Iterator[str]:
             yield from _classes(head, p, m)
         case "tags":
             shown = (("mean average precision", "map"), ("macro F1", "macro_f1"), ("AUROC", "auroc"))
-            figures = [f"{name} {m[key]:.4f}" for name, key in shown if key in m]
-            yield " · ".join(
-                [f"{len(known(p).ids):,} pictures", *figures, f"loss {m['loss']:.4f}" if "loss" in m else ""]
-            )
+            told = [f"{name} {m[key]:.4f}" for name, key in (*shown, ("loss", "loss")) if key in m]
+            yield " · ".join([f"{len(known(p).ids):,} pictures", *told])
         case "number":
             shown = (("off by", "mae"), ("root mean square", "rmse"), ("R2", "r2"))
             yield " · ".join(

@@ -127,14 +127,17 @@ def how_read(source: Path, data: str, settings: Mapping[str, Any]) -> DataConfig
     return override(start, [{key.removeprefix("data."): value for key, value in settings.items()}])[0]
 
 
-def trained_on(run: Path, source: Source, address: str) -> frozenset[str]:
-    """Names of the pictures that this run learned from, told by name and size; empty for a model without its run."""
+def trained_on(run: Path, source: Source, address: str) -> frozenset[str] | None:
+    """Names of the pictures that this run learned from, told by name and size. None: nobody knows, as of a model
+    without its run, or of other data whose sizes are not known."""
     trained = _trained_with(run)
     if trained is None or not (run / "data.json").is_file():
-        return frozenset()
+        return None
     learned = set(read_plain(run / "data.json").get("data.train", ()))
-    same = absolute(trained.path) == absolute(address)  # else a name of unknown size tells nothing
-    return frozenset(n for n, size in source.manifest() if (same or size >= 0) and f"{n} ({size} bytes)" in learned)
+    same, there = absolute(trained.path) == absolute(address), list(source.manifest())
+    if not same and all(size < 0 for _, size in there):  # a name alone tells nothing
+        return None
+    return frozenset(n for n, size in there if (same or size >= 0) and f"{n} ({size} bytes)" in learned)
 
 
 def _trained_with(run: Path) -> DataConfig | None:

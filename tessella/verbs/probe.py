@@ -24,7 +24,7 @@ from ..metrics.predictions import Array, Predictions
 from ..metrics.summary import summary
 from ..runtime.model import Model
 from .evaluate import Evaluation
-from .labelled import Features, Reading, classifier_of, features, how_read, opened
+from .labelled import Features, Reading, classifier_of, features, how_read, opened, trained_on
 
 KINDS = ("knn", "linear")
 
@@ -42,7 +42,8 @@ def probe(
     if kind not in KINDS:
         raise BadInput(f"there is no probe {kind!r}{nearest(kind, KINDS)}")
     reading = reading or Reading()
-    splits = open_data(how_read(Path(source), str(data), settings or {}))
+    how = how_read(Path(source), str(data), settings or {})
+    splits = open_data(how)
     train, val = _labelled(splits)
     model = opened(source, like, reading, headless=True)
     known, asked = (_features(model, part, reading) for part in (train, val))
@@ -59,6 +60,7 @@ def probe(
         found={"label": found},
         notes=(*splits.notes, note),
         unreadable=known.unreadable | asked.unreadable,
+        learned=trained_on(Path(source), val, how.path),
         about={"probe": told | {"kind": kind, "features": width, "training_pictures": len(known.ids)}},
     )
 

@@ -32,7 +32,7 @@ from ..durable import write_file
 from ..errors import BadInput, readable
 from ..explainers.attention import looked_at
 from ..metrics.kept import kept
-from ..metrics.predictions import Predictions
+from ..metrics.predictions import Predictions, at_temperature
 from ..models.architecture import ClassifierConfig, ViTConfig
 from ..models.classifier import Classifier
 from ..models.presets import PRESETS
@@ -70,14 +70,16 @@ def write(folder: Path, splits: Splits | None = None) -> Path:
     return folder / NAME
 
 
-def write_evaluation(path: Path, source: Path, model: Model, held: Source, found: Mapping[str, Predictions]) -> None:
-    """The same page of other pictures: those that a model, of a run or of anywhere, was just evaluated on."""
+def write_evaluation(
+    path: Path, source: Path, model: Model, held: Source, tested: str, found: Mapping[str, Predictions]
+) -> None:
+    """The same page of other pictures: those by which a model, of a run or of anywhere, was just judged."""
     network = _network(model.network.cfg) if isinstance(model.network, Classifier) else {}
     story = gather(source) if (source / "run.json").is_file() else Story(name=source.name, network=network)
     g = Gathering()
     gone = ("pictures", "attention", "found")  # they were of the run's own pictures
     story = replace(
-        story, found=found, heads=model.card.heads, tested="pictures", attention=(),
+        story, found=found, heads=model.card.heads, tested=tested, attention=(),
         missing={name: why for name, why in story.missing.items() if name not in gone},
     )  # fmt: skip
     write_file(path, page(_seen(story, g, model, held)))
@@ -146,13 +148,15 @@ def _seen(story: Story, g: Gathering, model: Model | None, held: Source) -> Stor
 
 
 def _found(folder: Path, heads: tuple[Head, ...]) -> dict[str, Predictions]:
-    """Of heads that the model has: another model's answers say nothing of this one."""
+    """Of heads that the model has: another model's answers say nothing of this one. Training keeps logits as they are;
+    a temperature that was found since then holds for them too."""
     path = folder / PREDICTIONS
     if not path.is_file():
         raise BadInput("no held-out pictures were evaluated yet, so nothing is known of how good it is")
     held = kept(path)
-    fits = {head.name: head.outputs for head in heads}
-    return {name: p for name, p in held.items() if p.outputs.ndim == 2 and p.outputs.shape[1] == fits.get(name)}
+    fits = {head.name: head for head in heads if head.name in held}
+    shapes = {name: held[name].outputs.shape[1:] for name in fits}
+    return {n: at_temperature(held[n], head.temperature) for n, head in fits.items() if shapes[n] == (head.outputs,)}
 
 
 def _lines(path: Path) -> tuple[Plain, ...]:
@@ -253,7 +257,7 @@ def _attention(model: Model, source: Source, story: Story) -> tuple[Looked, ...]
     p = story.found[head.name]
     rows = shown(p, head)
     if head.task == "classify":
-        a = answers(p, head)
+        a = answers(p)
         picked = chosen(a)
         places = [*picked.worst[: LOOKS // 2], *picked.best[:LOOKS]]
         rows = [int(a.rows[i]) for i in places]

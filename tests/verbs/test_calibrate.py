@@ -17,9 +17,13 @@ import tessella as ts
 from tessella import card as cards
 from tessella.durable import sha256_file
 from tessella.errors import BadInput
+from tessella.metrics.calibration import reliability
+from tessella.metrics.kept import kept
+from tessella.metrics.predictions import at_temperature
 from tessella.metrics.temperature import temperature
 from tessella.verbs.calibrate import calibrate
 from tessella.verbs.evaluate import Reading
+from tessella.verbs.report import gather
 from tessella.weights.io import write_model
 
 QUICK = Reading(workers=0, device="cpu")
@@ -68,6 +72,29 @@ def test_predictions_become_as_sure_as_they_are_right(run: Path, held_out: Path)
     assert [p.names for p in said] == [p.names for p in before.predict(files)]
     assert np.allclose([p.probabilities for p in said], -np.sort(-chances), atol=1e-5)
     assert not np.allclose([p.probabilities for p in before.predict(files)], -np.sort(-chances), atol=1e-3)
+
+
+def test_a_page_divides_by_it_once(run: Path, held_out: Path, tmp_path: Path) -> None:
+    """Of what was just calibrated, of other pictures later on, and of what the run has kept from its training."""
+    done = calibrate(run, held_out, reading=QUICK)
+    again = ts.evaluate(run, held_out, reading=QUICK)
+    t = done.found[0].temperature
+    for found in (done.evaluation, again):
+        found.write(tmp_path / "page.html")
+        html = (tmp_path / "page.html").read_text(encoding="utf-8")
+        assert f"calibration error is <b>{100 * again.metrics['ece']:.1f} %</b>" in html
+        assert f"divided by {t:.3g}, the temperature" in html
+    twice = at_temperature(again.predictions, t)
+    assert abs(reliability(twice).ece - again.metrics["ece"]) > 0.001, "the mutation: divided twice"
+    held = kept(run / "predictions.npz")["label"].outputs
+    assert np.allclose(gather(run).found["label"].outputs, held / t, rtol=1e-5) and not np.isclose(t, 1, rtol=1e-3)
+
+
+def test_of_a_model_folder_nobody_knows_what_it_has_seen(run: Path, held_out: Path) -> None:
+    done = commands.run("evaluate", run / "model", held_out, "--calibrate", "--workers", "0")
+    assert done.code == 0 and "whether it was trained on them is not known" in done.out, done.err
+    assert "it was not trained on" not in done.out
+    assert json.loads(commands.run("evaluate", run / "model", held_out, "--json").out)["trained_on"] is None
 
 
 def test_a_second_time_changes_nothing(run: Path, held_out: Path) -> None:

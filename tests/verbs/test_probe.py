@@ -122,6 +122,10 @@ def test_pictures_that_cannot_be_read_do_not_count(world: World, data: Path, tmp
 def test_questions_that_cannot_be_asked(world: World, data: Path) -> None:
     with pytest.raises(BadInput, match="there is no probe 'kn'; did you mean 'knn'"):
         ts.probe(world.run, data, "kn", reading=QUICK)
+    with pytest.raises(BadInput, match=r"a\.html: a probe has answers and no page"):
+        Asked(probe="knn", out="a.html")
+    with pytest.raises(BadInput, match=r"a\.html: a probe has answers and no page"):
+        ts.probe(world.run, data, reading=QUICK).write("a.html")
     with pytest.raises(BadInput, match="--probe and --calibrate are different questions"):
         Asked(probe="knn", calibrate=True)
     with pytest.raises(BadInput, match="--whole says how --anomaly compares"):

@@ -82,11 +82,16 @@ def test_of_other_pictures(world: World, tmp_path: Path) -> None:
     found.write(tmp_path / "page.html")
     html = (tmp_path / "page.html").read_text(encoding="utf-8")
     n = len(found.predictions.ids)
-    assert f"right of {n:,} pictures" in html and 'id="curves"' in html and 'id="attention"' in html
+    told = f"right of {n:,} pictures of {world.photos.name}, {len(found.learned or ()):,} of which it was trained on"
+    assert told in html and 'id="curves"' in html and 'id="attention"' in html
     assert n != len(kept(run.folder / "predictions.npz")["label"].ids), "not those of the run"
     ts.evaluate(run.folder / "model", world.photos).write(tmp_path / "bare.html")
     html = (tmp_path / "bare.html").read_text(encoding="utf-8")
-    assert f"right of {n:,} pictures" in html and 'id="curves"' not in html and "no picture<" not in html
+    assert (
+        f"right of {n:,} pictures of {world.photos.name};" in html
+        and 'id="curves"' not in html
+        and "no picture<" not in html
+    )
 
 
 def test_what_was_changed_on_resuming_is_told(world: World) -> None:
