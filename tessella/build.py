@@ -26,9 +26,8 @@ from .data.origins.targets import ClassColumn
 from .data.pixels.finish import Finish
 from .data.source import DataConfig, Source, Splits
 from .errors import BadInput, TessellaError
-from .metrics.heads import figures
+from .metrics.heads import figures, names
 from .metrics.kept import keep
-from .metrics.kept import kept as kept_predictions
 from .metrics.predictions import Predictions, fill
 from .models.architecture import ClassifierConfig, ViTConfig
 from .models.classifier import Classifier
@@ -37,7 +36,6 @@ from .objectives.classify import Classify, ClassifyConfig, HeadConfig
 from .objectives.objective import Batch, Objective
 from .training import Job, TrainConfig, choose
 from .training.batch import move
-from .training.best import HIGHER, figure
 from .training.optim import MOMENTUM
 from .training.seeds import reseed
 from .training.trainer import Infer
@@ -66,7 +64,8 @@ FREE = (
 
 
 ClassWeights = Literal["none", "balanced", "effective"]
-RATES = {"sgd": 50.0, "lion": 0.2}  # of update rules, in units of AdamW's and Muon's
+RATES = {"adamw": 1.0, "muon": 1.0, "sgd": 50.0, "lion": 0.2}  # of update rules, in units of AdamW's
+BEARS = {"muon": 0.3}  # of a rate that a recipe has for Muon AdamW bears this much: compact had 1.4e-3 with it
 LOOKED_AT = 32  # pictures at a time, where each is seen once
 MEASURED = "measured on some of the training pictures"
 EFFECTIVE = 0.999  # beta of the effective number of samples (arXiv 1901.05555)
@@ -120,8 +119,9 @@ class Choices:
     reasons: dict[str, tuple[Any, str]]
 
 
-def derive(run: Run, given: dict[str, str], splits: Splits) -> Choices:
-    """Fills in what follows from data and machine. A value that somebody gave is never touched."""
+def derive(run: Run, given: dict[str, str], splits: Splits, rule: str = "adamw") -> Choices:
+    """Fills in what follows from data and machine. A value that somebody gave is never touched. `rule`: of update, that
+    the recipe's rate is made for."""
     reasons: dict[str, tuple[Any, str]] = {}
 
     def choose_(key: str, value: Any, why: str, now: Any) -> Any:
@@ -141,13 +141,9 @@ def derive(run: Run, given: dict[str, str], splits: Splits) -> Choices:
     batch = choose_("train.batch", _batch(t.batch, n), f"{n} training pictures", t.batch)
     passes = f"{run.epochs:g} passes over {n} pictures" + " (with repeats)" * (run.data.repeats > 1)
     steps = choose_("train.steps", max(1, math.ceil(run.epochs * n / batch)), passes, t.steps)
-    t = _paced(run, given, choose_, batch, steps)
-    evaluate = choose_(
-        "train.evaluate_every", max(1, math.ceil(n / batch)), "once a pass, at most 20 times", t.evaluate_every
-    )
-    if "train.evaluate_every" not in given:
-        evaluate = max(evaluate, math.ceil(steps / 20))
-        reasons["train.evaluate_every"] = (evaluate, "once a pass, at most 20 times")
+    t = _paced(run, _factor(rule, t.optimizer), choose_, batch, steps)
+    every = math.ceil(max(n / batch, steps / 20))
+    evaluate = choose_("train.evaluate_every", every, "once a pass, at most 20 times", t.evaluate_every)
     device = torch.device(choose.device(t.device)[0]).type
     precision, why = choose.precision(t.precision, device)
     precision = choose_("train.precision", precision, why, t.precision)
@@ -173,16 +169,20 @@ def derive(run: Run, given: dict[str, str], splits: Splits) -> Choices:
     return Choices(settled, reasons)
 
 
-def _paced(run: Run, given: dict[str, str], choose_: Callable[..., Any], batch: int, steps: int) -> TrainConfig:
+def _factor(own: str, chosen: str) -> float:
+    """By how much the rate changes with the rule of update: none, where that is the recipe's own."""
+    return 1.0 if own == chosen else RATES[chosen] / RATES[own] * BEARS.get(own, 1.0)
+
+
+def _paced(run: Run, factor: float, choose_: Callable[..., Any], batch: int, steps: int) -> TrainConfig:
     """Learning rate, decay, momentum and warm-up, which follow from batch, steps and rule of update."""
-    t, factor, other = run.train, 1.0, ""
-    if "train.optimizer" in given and t.optimizer in RATES:  # a recipe's own rate is that of its own rule
-        factor, other = RATES[t.optimizer], f", times {RATES[t.optimizer]:g} for {t.optimizer}"
+    t = run.train
+    other = f", times {factor:g} for {t.optimizer}" if factor != 1 else ""
     why = f"the recipe's {t.lr:g} at batch {t.batch}, by square root{other}"
     lr = choose_("train.lr", t.lr * factor * math.sqrt(batch / t.batch), why, t.lr)
     decay, momentum, warmup = t.weight_decay, t.momentum, t.warmup
     if other:
-        why = f"as much of a weight goes in a step as with the recipe's {decay:g} and rate"
+        why = f"the recipe's {decay:g}, over {factor:g}, as the rate that is usual for {t.optimizer} is times it"
         decay = choose_("train.weight_decay", decay / factor, why, decay)
     if momentum is None and t.optimizer in MOMENTUM:
         momentum = choose_("train.momentum", MOMENTUM[t.optimizer], f"usual for {t.optimizer}", momentum)
@@ -291,6 +291,9 @@ def objects(
     """Weights drawn from `train.seed` where `start` has none, loaders, evaluation, and what writes the model folder."""
     if run.preprocess is None:
         raise BadInput("run.preprocess is not settled; call build.derive first")
+    if run.train.best and run.train.best not in names(splits.heads):
+        known = ", ".join(names(splits.heads))
+        raise BadInput(f"train.best is {run.train.best!r}, but the evaluation gives {known}; name one of these")
     reseed(run.train.seed, -1)
     objective = _objective(run, splits.heads)
     if start:
@@ -387,23 +390,11 @@ def _evaluation(run: Run, splits: Splits, folder: Path, objective: Objective) ->
     def evaluate(infer: Infer) -> dict[str, float]:
         found = fill(infer, batches(), heads)
         told = figures(found, heads)
-        if parallel.is_main() and _ships(run.train.best, told, folder, heads):
+        if parallel.is_main():  # with `train.best` the last look of a run is at what ships
             _keep(folder, found)
         return told
 
     return evaluate
-
-
-def _ships(best: str, told: dict[str, float], folder: Path, heads: tuple[Head, ...]) -> bool:
-    """Whether the model that says this is the one that ships: the newest, or the best by name (the first of equals)."""
-    if not best or not (folder / PREDICTIONS).is_file():
-        return True
-    try:
-        before = figures(kept_predictions(folder / PREDICTIONS), heads).get(best, math.nan)
-    except (BadInput, KeyError):
-        return True
-    now = told.get(best, math.nan)
-    return math.isnan(before) or (now > before if figure(best) in HIGHER else now < before)
 
 
 def _keep(folder: Path, found: dict[str, Predictions]) -> None:

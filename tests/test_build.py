@@ -17,6 +17,7 @@ from tessella.data.origins.open import open_data
 from tessella.data.source import DataConfig, Splits
 from tessella.errors import BadInput
 from tessella.models.presets import classifier
+from tessella.recipes.compact import compact
 from tessella.training import TrainConfig
 
 
@@ -59,10 +60,27 @@ def test_a_rule_that_is_chosen_gets_its_rate(
     usual = derive(run(photos), {}, splits).run.train.lr
     assert t.lr == pytest.approx(usual * factor) and t.weight_decay == pytest.approx(0.1 / factor)
     assert t.momentum == momentum
-    own = derive(start, {}, splits).run.train  # the recipe's own rule: its rate is meant for it
+    own = derive(start, {}, splits, rule).run.train  # the recipe's own rule: its rate is meant for it
     assert own.lr == pytest.approx(usual) and own.weight_decay == 0.1
     given = dict.fromkeys(("train.optimizer", "train.lr", "train.weight_decay"), "given")
     assert derive(start, given, splits).run.train.lr == 1e-3
+
+
+@pytest.mark.parametrize(("rule", "factor"), [("muon", 1.0), ("adamw", 0.3), ("sgd", 15.0), ("lion", 0.06)])
+def test_a_rate_made_for_muon_is_too_much_for_others(rule: str, factor: float, photos: Path, splits: Splits) -> None:
+    start = compact(str(photos))
+    own = derive(start, {}, splits, "muon")
+    chosen = derive(replace(start, train=replace(start.train, optimizer=rule)), {}, splits, "muon")
+    assert chosen.run.train.lr == pytest.approx(own.run.train.lr * factor)
+    assert chosen.run.train.weight_decay == pytest.approx(0.05 / factor)
+    assert ("times 0.3 for adamw" in chosen.reasons["train.lr"][1]) == (rule == "adamw")
+
+
+def test_the_best_is_by_a_figure_that_there_is(photos: Path, splits: Splits, tmp_path: Path) -> None:
+    settled = derive(run(photos, best="mae"), {}, splits).run
+    with pytest.raises(BadInput, match=r"train.best is .mae., but the evaluation gives top1, top5, loss, .*; name one"):
+        build.objects(settled, splits, tmp_path)
+    build.objects(replace(settled, train=replace(settled.train, best="auroc")), splits, tmp_path)
 
 
 def test_warm_up_in_passes(photos: Path, splits: Splits) -> None:

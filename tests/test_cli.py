@@ -179,6 +179,16 @@ def test_changed_settings_are_refused_one_by_one(own: World) -> None:
     assert go_on(own).code == 0, "an allowed change is asked about twice"
 
 
+def test_a_change_that_is_refused_changes_nothing(own: World) -> None:
+    before = (own.run / "run.json").read_bytes()
+    told = one_line(go_on(own, "--train.steps", "3", "--allow-change", "train.steps"))
+    assert "is beyond train.steps, 3; give at least 8" in told
+    told = one_line(go_on(own, "--train.best", "mae", "--allow-change", "train.best"))
+    assert "but the evaluation gives top1" in told
+    assert (own.run / "run.json").read_bytes() == before and go_on(own).code == 0
+    assert "class_weights is settled" in one_line(go_on(own, "--class_weights", "balanced"))
+
+
 def test_changed_model_is_refused(own: World) -> None:
     assert "model.backbone.width: was 32, is 64" in one_line(go_on(own, "--model.backbone.width", "64"))
 

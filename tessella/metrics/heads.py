@@ -6,14 +6,21 @@ from collections.abc import Mapping, Sequence
 
 from ..card import Head
 from .predictions import Predictions
-from .summary import summary
+from .summary import FIGURES, summary
 
 
 def figures(found: Mapping[str, Predictions], heads: Sequence[Head]) -> dict[str, float]:
-    each = {head.name: summary(found[head.name], head.task) for head in heads}
-    if len(heads) == 1:
-        return each[heads[0].name]
-    return {f"{head}/{name}": value for head, told in each.items() for name, value in told.items()}
+    each = {head: summary(found[head.name], head.task) for head in heads}
+    return {_named(head, name, heads): value for head, told in each.items() for name, value in told.items()}
+
+
+def names(heads: Sequence[Head]) -> list[str]:
+    """What `figures` may be called. Which of them there are depends on the targets."""
+    return [_named(head, name, heads) for head in heads for name in FIGURES[head.task]]
+
+
+def _named(head: Head, name: str, heads: Sequence[Head]) -> str:
+    return name if len(heads) == 1 else f"{head.name}/{name}"
 
 
 def spoken(metrics: Mapping[str, float]) -> list[str]:

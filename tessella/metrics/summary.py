@@ -14,6 +14,14 @@ from .predictions import Predictions, known
 from .probability import log_softmax
 from .ranking import auroc, average_precision, one_against_rest
 
+FIGURES: dict[Task, tuple[str, ...]] = {  # what `summary` may give
+    "classify": ("top1", "top5", "loss", "balanced_accuracy", "macro_f1", "auroc", "ece"),
+    "tags": ("map", "macro_f1", "auroc", "loss"),
+    "number": ("mae", "rmse", "r2"),
+    "detect": (),
+    "segment": (),
+}
+
 
 def summary(p: Predictions, task: Task) -> dict[str, float]:
     """Finite numbers only: an AUROC of one class alone, or an R2 of equal targets, is no figure and has no key."""

@@ -27,7 +27,7 @@ PRESETS: dict[str, ViTConfig] = {
         qk_norm=True,
         class_token=False,
     ),
-    "vit_n8": ViTConfig(  # 64 to 96 px
+    "vit_n8": ViTConfig(  # 41 to 112 px
         image_size=64,
         patch_size=8,
         embed="stem",

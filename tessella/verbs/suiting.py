@@ -23,7 +23,10 @@ from ..models.presets import PRESETS, classifier
 from ..models.size import inference_bytes, macs, parameters
 from ..training import choose, memory
 
-SMALL, TINY = 112, 40  # pixels: up to SMALL a stem and small patches suit, up to TINY the smallest
+SMALL, TINY = (
+    112,
+    40,
+)  # pixels: up to SMALL the compact recipe and its stem suit, up to TINY the smallest patches
 ENOUGH = (("vit_s16", 100_000), ("vit_b16", 1_000_000))  # training pictures from which a larger network learns more
 SECONDS = 0.5  # of forward passes, about, for each figure
 SLOW = 3000.0  # milliseconds that nobody waits for: beyond, speed is told by arithmetic

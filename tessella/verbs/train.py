@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from ..durable import hold, remove_folder, write_file
 from ..errors import BadInput, readable
 from ..metrics.heads import spoken
 from ..models.presets import PRESETS, classifier
+from ..objectives.objective import Batch
 from ..recipes.compact import compact
 from ..recipes.finetune import finetune
 from ..recipes.probe import probe
@@ -38,10 +39,10 @@ from ..training.trainer import train as train_objective
 from . import fit, report
 from .adopt import Adopted, adopt, start_again
 from .doctor import machine
+from .suiting import SMALL, TINY
 
 RECIPES = {"compact": compact, "scratch": scratch, "finetune": finetune, "probe": probe}
 ADAPTING = {"finetune", "probe"}  # recipes that start from weights
-SMALL = 112  # pixels: up to here the compact recipe is chosen
 SETTLED = {
     "name",
     "folder",
@@ -51,6 +52,7 @@ SETTLED = {
     "weights",
     "weights_sha256",
     "memory",
+    "class_weights",
 }  # nothing reads these after the start
 SETTLED_CURE = "a longer run: --train.steps N --allow-change train.steps"
 
@@ -181,7 +183,7 @@ def settle(asked: Asked) -> Settled:
     run, given = override(start, sources)
     given |= {k: "given" for k, v in (("model", asked.model), ("recipe", asked.recipe)) if v is not None} | given
     given |= adopted.origins(run.model.backbone) | given if adopted is not None else {}
-    choices = build.derive(_from_anywhere(run), given, splits)
+    choices = build.derive(_from_anywhere(run), given, splits, start.train.optimizer)
     choices.reasons.update({k: v for k, v in reasons.items() if k not in given})
     choices = fit.fitted(choices, given)
     if adopted is None:
@@ -209,30 +211,55 @@ def resume(folder: str | Path, *, settings: Mapping[str, Any] | None = None, all
         if (here := sum(head.outputs for head in splits.heads)) != run.model.classes:
             there = run.model.classes
             raise BadInput(f"the model has {there} classes and the data {here}; a new number needs a new run")
-        if parallel.is_main() and (given or allow):  # what was allowed is the run from now on
-            _write(place, run, written.get("origins", {}) | given, splits, written)
-        parallel.barrier()
-        return _train(run, splits, place, allow, start_again(run, splits, place))
+
+        def began() -> None:
+            """What was allowed is the run from now on; what is refused before its first step leaves it as it was."""
+            if parallel.is_main() and (given or allow):
+                _write(place, run, written.get("origins", {}) | given, splits, written)
+
+        return _train(run, splits, place, allow, start_again(run, splits, place), began)
 
 
-def _train(run: Run, splits: Splits, folder: Path, allow: tuple[str, ...], start: Mapping[str, Tensor]) -> Trained:
-    with _alone(folder):
+def _train(
+    run: Run,
+    splits: Splits,
+    folder: Path,
+    allow: tuple[str, ...],
+    start: Mapping[str, Tensor],
+    began: Callable[[], None] | None = None,
+) -> Trained:
+    with _alone(folder) as hold_again:
         built = build.objects(run, splits, folder, allow, start)
-        done = train_objective(run.train, built.objective, built.batches, built.job)
+
+        def batches(step: int) -> Iterator[Batch]:
+            """Asked for when nothing is left that could be refused: the state is there, the first step comes next."""
+            if began is not None:
+                began()
+                hold_again()
+            return built.batches(step)
+
+        done = train_objective(run.train, built.objective, batches, built.job)
         peak = peak_bytes(torch.device(choose.device(run.train.device)[0]))
         page = report.attempt(folder, splits) if parallel.is_main() else None
         return Trained(folder, done.metrics, peak, parallel.is_main(), page)
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Two trainers in one run folder would each save over the other's states."""
-    held = distributed.on_every_rank(lambda: hold(folder / "data.json"))
+def _alone(folder: Path) -> Iterator[Callable[[], None]]:
+    """Two trainers in one run folder would each save over the other's states. Inside, what it gives is called where the
+    file that is held was written anew."""
+    held: list[int | None] = []
+
+    def hold_again() -> None:
+        held.append(distributed.on_every_rank(lambda: hold(folder / "data.json")))
+
     try:
-        yield
+        hold_again()
+        yield hold_again
     finally:
-        if held is not None:
-            os.close(held)
+        for handle in held:
+            if handle is not None:
+                os.close(handle)
 
 
 def _from_anywhere(run: Run) -> Run:
@@ -270,7 +297,7 @@ def _start(draft: Run, asked: Asked, splits: Splits, adopted: Adopted | None) ->
         recipe = "compact" if side <= SMALL and (model is None or model.startswith("vit_n")) else "scratch"
         reasons["recipe"] = (recipe, f"the pictures have about {side} px")
     if model is None:
-        model = ("vit_n4" if side <= 40 else "vit_n8") if recipe == "compact" else "vit_t16"
+        model = ("vit_n4" if side <= TINY else "vit_n8") if recipe == "compact" else "vit_t16"
         reasons["model"] = (model, f"the {recipe} recipe for pictures of about {side} px")
     run = replace(RECIPES[recipe](draft.data.path), model=classifier(model, 0))
     if recipe == "compact":

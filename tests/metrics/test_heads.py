@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tessella.card import Head, leaves, slices
-from tessella.metrics.heads import figures
+from tessella.metrics.heads import figures, names
 from tessella.metrics.predictions import fill, known
 
 COLOUR = Head(name="colour", task="classify", classes=("blue", "green", "red"))
@@ -51,6 +51,14 @@ def test_figures_leave_gaps_out() -> None:
     assert told["price/mae"] == pytest.approx(5 / 3) and told["price/rmse"] == pytest.approx((25 / 3) ** 0.5)
     assert told["tags/loss"] == pytest.approx(np.log1p(np.exp(-4)), rel=1e-5)
     assert all(np.isfinite(value) for value in told.values())
+
+
+def test_figures_have_the_names_that_are_known_before() -> None:
+    found = fill(lambda batch: batch["image"], batches(), HEADS)
+    assert set(figures(found, HEADS)) <= set(names(HEADS)) and "colour/top1" in names(HEADS)
+    for head in HEADS:
+        assert set(figures(found, (head,))) <= set(names((head,))), head.name
+    assert names((PRICE,)) == ["mae", "rmse", "r2"] == list(figures(found, (PRICE,)))
 
 
 def test_known_are_those_of_which_something_is() -> None:

@@ -235,3 +235,21 @@ def test_a_run_folder_has_one_trainer_at_a_time(world: World) -> None:
         first.kill()
         first.wait()
     assert ts.resume(run.folder).metrics == run.metrics
+
+
+def test_what_was_allowed_does_not_open_the_folder(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file that is held is written anew when a run goes on with something changed."""
+    from tessella.training import trainer
+
+    run = ts.train(world.photos, settings=SMALL)
+    program = "import sys; from tessella.durable import hold; hold(sys.argv[1])"
+    tried: list[str] = []
+
+    def report(self: Any, step: int) -> Any:
+        command = [sys.executable, "-c", program, run.folder / "data.json"]
+        tried.append(subprocess.run(command, capture_output=True, text=True).stderr)
+        return {"step": step}
+
+    monkeypatch.setattr(trainer.Trainer, "report", report)
+    ts.resume(run.folder, settings={"train.steps": 2}, allow=("train.steps",))
+    assert len(tried) == 1 and "in use by another process" in tried[0]
