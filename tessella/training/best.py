@@ -34,10 +34,10 @@ class Best:
         """An evaluation of `model` as it is now."""
         if not self.name:
             return
-        if self.name not in metrics:
+        if self.name not in metrics and self.step is None:
             known = ", ".join(sorted(metrics))
             raise BadInput(f"train.best is {self.name!r}, but the evaluation gives {known}; name one of these")
-        if self._better(metrics[self.name]):
+        if self._better(metrics.get(self.name, math.nan)):  # missing: it was not finite this time
             self.step, self.metrics, self.since = step, dict(metrics), 0
             self.tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         else:

@@ -18,6 +18,12 @@ class Average:
         self.tensors = {n: p.detach().clone() for n, p in model.named_parameters()}
 
     @torch.no_grad()
+    def begin(self, model: nn.Module) -> None:
+        """Anew, with the weights as they are now."""
+        for name, p in model.named_parameters():
+            self.tensors[name].copy_(p)
+
+    @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Early on the decay is lower, so that the average is not held back by the random start."""
         decay = min(self.decay, (1 + step) / (10 + step))

@@ -47,8 +47,10 @@ class Learned:
 
     def fill(self, saved: Snapshot) -> None:
         distributed.fill(dict(self.objective.state_dict()), saved.tensors["objective"], "objective")
-        if self.average is not None:
+        if self.average is not None and "average" in saved.tensors:
             distributed.fill(self.average.tensors, saved.tensors["average"], "average")
+        elif self.average is not None:  # nobody wanted one until now
+            self.average.begin(self.objective.model)
         if "best" in saved.tensors:
             self.best.restore(saved.facts["best"], saved.tensors["best"], self.objective.model)
         self.optimizer.fill(saved.tensors["optimizer"])

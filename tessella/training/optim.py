@@ -15,6 +15,12 @@ from .muon import Muon
 from .settings import TrainConfig
 
 MOMENTUM = {"sgd": 0.9, "muon": 0.95}  # what is usual
+SLOTS: dict[type, set[str]] = {  # what each rule remembers of a parameter
+    torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
+    torch.optim.SGD: {"momentum_buffer"},
+    Lion: {"momentum"},
+    Muon: {"momentum"},
+}
 
 
 class Place(NamedTuple):
@@ -72,13 +78,15 @@ class Optimizers:
         return {f"{name}|{slot}": value for name, slots in kept for slot, value in slots.items() if value is not None}
 
     def fill(self, saved: dict[str, Tensor]) -> None:
-        """What `tensors` gave, whole again, before the first step."""
+        """What `tensors` gave, whole again, before the first step. What another rule remembered is of no use: where the
+        rule of a parameter has changed, it begins anew."""
         owner = {id(p): part for part in self.parts for group in part.param_groups for p in group["params"]}
         for key, value in saved.items():
             name, slot = key.rsplit("|", 1)
             p = self.parameters[name]
-            here = distributed.like(value, p.detach()) if value.ndim else value.to(p.device)
-            owner[id(p)].state[p][slot] = here
+            rule = owner[id(p)]
+            if slot in SLOTS[type(rule)]:
+                rule.state[p][slot] = distributed.like(value, p.detach()) if value.ndim else value.to(p.device)
 
 
 def make_optimizer(objective: nn.Module, cfg: TrainConfig, bf16: bool = False) -> Optimizers:

@@ -68,6 +68,7 @@ def refuse_values(train: Mapping[str, Any]) -> None:
         _require(train[key] >= 0, key, train, "0 or more")
     for key in ("lr", "min_lr", "weight_decay", "matrix_scale"):
         _require(0 <= train[key] < math.inf, key, train, "a finite number, 0 or more")
+    _require(train["min_lr"] <= train["lr"], "min_lr", train, f"at most train.lr, {train['lr']:g}")
     _require(0 < train["layer_decay"] <= 1, "layer_decay", train, "a number above 0, up to 1")
     _require(all(0 <= beta < 1 for beta in train["betas"]), "betas", train, "two numbers from 0 to below 1")
     _require(train["momentum"] is None or 0 <= train["momentum"] < 1, "momentum", train, "a number from 0 to below 1")

@@ -96,7 +96,7 @@ def train(
                     trainer.evaluate(step, log)
                 last = last or trainer.best.exhausted
                 if last or (step + 1) % cfg.save_every == 0:
-                    trainer.save(step + 1)
+                    trainer.save(step + 1, last)
                 for note in trainer.notes():
                     log.note(note)
                 if last:
@@ -313,7 +313,7 @@ class Trainer:
         if self.job.folder is not None:
             facts = {"identity": dict(self.job.identity), "parts": self.parts, "accumulate": self.cfg.accumulate}
             snapshot = self.learned.snapshot(step, facts | {"metrics": self.metrics, "evaluated": self.evaluated})
-            folder, last = self.job.folder / "state", last or step == self.cfg.steps
+            folder = self.job.folder / "state"
             problem = self.room.save(lambda: state.save(folder, snapshot, self.cfg.keep), step, last)
             if problem:
                 self._notes.append(problem)

@@ -13,8 +13,8 @@ from ranks import run_ranks
 from torch import Tensor
 from toys import Toy, toy_batches
 
-from tessella.errors import BadInput
-from tessella.training import Job, TrainConfig, train
+from tessella.errors import BadInput, DiskFull
+from tessella.training import Job, TrainConfig, state, train
 from tessella.training.best import Best
 
 CFG: dict[str, Any] = {"steps": 12, "batch": 12, "warmup": 2, "lr": 1e-2, "precision": "fp32", "device": "cpu"}
@@ -161,3 +161,25 @@ def test_sharded_weights_have_a_best_too(tmp_path: Path) -> None:
     assert facts["metrics"]["top1"] == 0.5
     whole, once, _ = run(patience=3)
     assert whole.step == 10 and shipped.keys() == once.keys()
+
+
+def test_a_figure_that_is_missing_once_is_no_better() -> None:
+    """What is not finite has no key: a network that says NaN for a while, say."""
+    found = Best("loss", 3)
+    for step, metrics in enumerate([{"loss": 2.0}, {"top1": 0.1}, {"loss": 1.0}, {}, {}]):
+        found.offer(metrics, step, torch.nn.Linear(1, 1))
+    assert found.step == 2 and found.since == 2 and found.metrics == {"loss": 1.0}
+
+
+def test_an_early_end_without_room_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no other save that could make up for it."""
+
+    def full(folder: Path, snapshot: Any, keep: int) -> Path:
+        raise DiskFull("no room")
+
+    save = state.save
+    monkeypatch.setattr(state, "save", full)
+    with pytest.raises(DiskFull, match="no room; the last whole state is kept"):
+        run(tmp_path, patience=2, save_every=100)
+    monkeypatch.setattr(state, "save", save)
+    assert run(tmp_path, patience=2, save_every=100)[0].step == 8

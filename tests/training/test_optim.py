@@ -16,11 +16,13 @@ from toys import Toy, toy_batches
 
 from tessella.models.architecture import ClassifierConfig, ViTConfig
 from tessella.models.classifier import Classifier
-from tessella.training import Job, TrainConfig, distributed, lion, muon, train
-from tessella.training.optim import make_optimizer, placement
+from tessella.training import Job, TrainConfig, distributed, lion, muon, state, train
+from tessella.training.optim import SLOTS, make_optimizer, placement
 
 RULES = ("adamw", "sgd", "lion", "muon")
 RATES = {"adamw": 1e-2, "sgd": 1e-1, "lion": 2e-3, "muon": 1e-2}
+KINDS: dict[str, set[type]] = {"adamw": {torch.optim.AdamW}, "sgd": {torch.optim.SGD}, "lion": {lion.Lion}}
+KINDS |= {"muon": {muon.Muon, torch.optim.AdamW}}
 CFG: dict[str, Any] = {"batch": 12, "warmup": 2, "precision": "fp32", "log_every": 1, "device": "cpu"}
 SHAPES = [(8, 8), (12, 5), (5, 12)]
 
@@ -132,6 +134,25 @@ def test_each_rule_goes_on_bit_by_bit(rule: str, tmp_path: Path, monkeypatch: py
     run(rule, tmp_path / "b", steps=5, **settings)
     monkeypatch.setattr("tessella.training.optim.Optimizers.fill", lambda self, saved: None)
     assert run(rule, tmp_path / "b", **settings)[0] != undisturbed[0][5:]  # the mutation: it forgets
+
+
+@pytest.mark.parametrize(("before", "after"), [("adamw", "muon"), ("muon", "adamw"), ("sgd", "lion"), ("lion", "sgd")])
+def test_another_rule_begins_anew(before: str, after: str, tmp_path: Path) -> None:
+    """Somebody who allows the change gets it: what the old rule remembered is of no use to the new one."""
+    run(before, tmp_path, steps=4)
+    losses, _ = run(after, tmp_path, steps=6, save_every=5)
+    assert len(losses) == 2 and all(math.isfinite(loss) for loss in losses)
+    kept = state.load(state.latest(tmp_path / "state") or tmp_path).tensors["optimizer"]
+    slots = {key.rsplit("|", 1)[1] for key in kept}
+    assert slots == set().union(*(SLOTS[kind] for kind in KINDS[after]))
+
+
+def test_an_average_that_is_new_begins_with_the_weights(tmp_path: Path) -> None:
+    run("sgd", tmp_path, steps=4)
+    saved = state.load(state.latest(tmp_path / "state") or tmp_path).tensors["objective"]
+    run("sgd", tmp_path, steps=5, ema=0.999, lr=0.0, min_lr=0.0)  # nothing moves: it stays what it began with
+    average = state.load(state.latest(tmp_path / "state") or tmp_path).tensors["average"]
+    assert average and all(torch.equal(average[name], saved[f"net.{name}"]) for name in average)
 
 
 def test_a_lack_of_memory_in_muon_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:

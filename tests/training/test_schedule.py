@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler as torchs
 
+from tessella.errors import BadInput
 from tessella.training import TrainConfig
 from tessella.training.schedule import learning_rate
 
@@ -77,3 +78,10 @@ def test_edges() -> None:
             rates = [learning_rate(step, cfg) for step in range(steps)]
             assert all(math.isfinite(r) and cfg.min_lr <= r <= cfg.lr for r in rates)
             assert rates[0] == cfg.lr or warmup > 1
+
+
+def test_a_floor_above_the_peak_is_refused() -> None:
+    """The rate would rise to it, whatever somebody asked for."""
+    with pytest.raises(BadInput, match=r"train\.min_lr is 1e-06; give at most train\.lr, 1e-07"):
+        TrainConfig(lr=1e-7)
+    assert learning_rate(99, TrainConfig(lr=1e-7, min_lr=1e-7, steps=100)) == 1e-7
