@@ -39,7 +39,8 @@ class Forecast:
         if "validation" not in self.data:
             return 0
         every, steps = self.run.train.evaluate_every, self.run.train.steps
-        return 1 + ((steps - 1) // every if every else 0)
+        again = bool(self.run.train.best)  # at the end once more what ships, unless that is the newest
+        return 1 + ((steps - 1) // every if every else 0) + again
 
     @property
     def parts(self) -> dict[str, float]:

@@ -51,10 +51,11 @@ def fitted(choices: Choices, given: dict[str, str]) -> Choices:
 
 def _limit(run: Run) -> Limit:
     device = torch.device(choose.device(run.train.device)[0])
-    there = memory.available(device)
-    if device.type == "cpu":  # the processes of a machine share it
-        there = there._replace(bytes=there.bytes // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    return there if run.memory == AUTO else min(there, Limit(memory.read_size(run.memory), "asked for"))
+    limit = memory.available(device)
+    if run.memory != AUTO:
+        limit = min(limit, Limit(memory.read_size(run.memory), "asked for"))
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device.type == "cpu" else 1
+    return limit if sharing == 1 else Limit(limit.bytes // sharing, f"{limit.why}, for each of {sharing} processes")
 
 
 def _tried(run: Run, given: dict[str, str], limit: Limit) -> Tried:

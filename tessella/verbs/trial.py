@@ -195,12 +195,23 @@ def _swept(stage: Stage, usable: int, micros: Sequence[int]) -> Iterator[Measure
         lacking = False
         for progress in (0.0, 1.0):
             trainer.parts = parts
-            stage.step(progress, piece)
-            lacking = lacking or trainer.parts != parts
+            lacking = lacking or not _fits(stage, progress, piece)
         measured.append(Measured(micro, None if lacking else stage.peak() + stage.workers()))
         yield measured[-1]
         if lacking:
             return
+
+
+def _fits(stage: Stage, progress: float, piece: Any) -> bool:
+    """Whether a step has room as it is cut."""
+    parts = stage.trainer.parts
+    try:
+        stage.step(progress, piece)
+    except BadInput as error:  # with single samples there is nothing left to cut
+        if error.__cause__ is None or not memory.is_out_of_memory(error.__cause__):
+            raise
+        return False
+    return stage.trainer.parts == parts
 
 
 def _rehearsed(stage: Stage, clock: float) -> Figures:

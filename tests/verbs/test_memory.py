@@ -9,10 +9,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import commands
 import pytest
+import torch
 from commands import TINY, World, words
 
 import tessella as ts
@@ -80,6 +82,8 @@ def test_a_dry_run_is_told_to_people(world: World, capsys: pytest.CaptureFixture
     settings = QUICK | {"train.steps": 1000, "train.evaluate_every": 300, "train.save_every": 400, "train.batch": 8}
     told = dry_run(world.photos, settings=settings)
     assert told.evaluations == 4
+    with_best = dry_run(world.photos, settings=settings | {"train.best": "top1"})
+    assert with_best.evaluations == 5, "at the end what ships is looked at once more"
     assert told.parts["steps"] == pytest.approx(200) and told.parts["evaluations"] == pytest.approx(16)
     assert told.parts["saves"] == pytest.approx(4.5)
     told.tell()
@@ -227,3 +231,28 @@ def test_the_least_of_two_limits_counts(world: World, monkeypatch: Any) -> None:
         monkeypatch.setattr(memory, "available", lambda device, free=free: memory.Limit(free, "free on this machine"))
         limit = fit._limit(Run(memory="8GB", data=DataConfig(path=str(world.photos)), train=TrainConfig(device="cpu")))
         assert limit == memory.Limit(min(free, 8 * 10**9), said)
+
+
+def test_processes_of_one_machine_share_what_was_asked_for(world: World, monkeypatch: Any) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(memory, "available", lambda device: memory.Limit(10**12, "free on this machine"))
+    cpu = Run(memory="8GB", data=DataConfig(path=str(world.photos)), train=TrainConfig(device="cpu"))
+    assert fit._limit(cpu) == memory.Limit(2 * 10**9, "asked for, for each of 4 processes")
+
+
+@pytest.mark.parametrize("lacking", [True, False])
+def test_a_single_picture_without_room_is_measured_as_such(lacking: bool) -> None:
+    """Not an end: the next way may have room. Anything else that stops a step is one."""
+    error: Exception = torch.OutOfMemoryError("no room") if lacking else ValueError("no picture")
+
+    class Short:
+        trainer = SimpleNamespace(parts=2)
+
+        def step(self, progress: float, piece: Any) -> float:
+            raise BadInput("said in one line") from error
+
+    if lacking:
+        assert trial._fits(Short(), 0.0, {}) is False  # type: ignore[arg-type]
+        return
+    with pytest.raises(BadInput, match="one line"):
+        trial._fits(Short(), 0.0, {})  # type: ignore[arg-type]
