@@ -90,7 +90,10 @@ class Run:
         rows, metrics = self.rows(), self.metrics
         names = ["loss", *(f"val/{key}" for key in list(metrics)[:1])]
         curves = [notebook.curve(name, [(r["step"], r[name]) for r in rows if name in r]) for name in names]
-        chosen = {k: f"{self._told(k)} ({o})" for k, o in self.origins.items() if o.startswith("chosen")}
+        whole = self.origins.get("model")  # of the architecture its name says the rest
+        why = {k: o.removeprefix("chosen: ") for k, o in self.origins.items() if o.startswith("chosen: ")}
+        why = {k: o for k, o in why.items() if not (k.startswith("model.") and self.origins[k] == whole)}
+        chosen = {k: f"{self._told(k)} ({o})" for k, o in why.items()}
         given = {k: self._told(k) for k, o in self.origins.items() if o == "given"}
         return notebook.card(
             str(self.folder),

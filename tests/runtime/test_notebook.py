@@ -95,10 +95,16 @@ def test_a_run_that_ended_early(world: commands.World, tmp_path: Path) -> None:
     place = Path(shutil.copytree(world.run, tmp_path / "run"))
     told = json.loads((place / "run.json").read_text())
     told["run"]["train"]["patience"] = 2
+    told |= {
+        "model": "vit_n4",
+        "origins": {"model": "chosen: x", "model.backbone.depth": "chosen: x", "size": "chosen: y"},
+    }
     (place / "run.json").write_text(json.dumps(told))
     rows = [{"step": step, "val/top1": 0.5, "best/top1": 0.5, "best/step": 1} for step in (1, 3, 5)]
     (place / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert ts.Run(place).status == "finished early after 6 of 8 steps"
+    text = harmless(ts.Run(place)._repr_html_()).text
+    assert "vit_n4 (x)" in text and "(y)" in text and "model.backbone.depth" not in text, "its name says the rest"
     (place / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
     assert ts.Run(place).status.startswith("at step 4 of 8"), "the mutation: one evaluation that was no better"
 
