@@ -44,9 +44,9 @@ def head(story: Story, sections: Sequence[tuple[str, str]]) -> str:
 
 def title(story: Story) -> str:
     pictures, model = story.totals.get("train"), str(story.network.get("name", "A network"))
-    learned = " and ".join(_what(one) for one in story.heads[:3]) or "to see"
-    if len(story.heads) > 3:
-        learned += f" and {len(story.heads) - 3} more"
+    heads = [_what(one) for one in story.heads[:3]]
+    heads += [f"{len(story.heads) - 3} more"] if len(story.heads) > 3 else []
+    learned = " and ".join([", ".join(heads[:-1]), heads[-1]] if len(heads) > 1 else heads) or "to see"
     return f"{model} learned {learned}" + (f" from {pictures:,} pictures" if pictures else "")
 
 
@@ -135,7 +135,7 @@ def _others(story: Story, every: Mapping[str, Figures]) -> list[tuple[str, str]]
 
 def duration(seconds: float) -> str:
     if seconds < 90:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.{0 if seconds >= 10 else 1}f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 

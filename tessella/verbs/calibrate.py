@@ -98,7 +98,11 @@ def _heads(before: Evaluation) -> tuple[tuple[Head, ...], list[Found]]:
     for head in before.heads:
         if head.task == "classify":
             p = _unseen(before.found[head.name], before.learned)
-            new = replace(head, temperature=head.temperature * temperature(p))
+            try:
+                factor = temperature(p)
+            except BadInput as error:
+                raise BadInput(f"head {head.name}: {error}" if len(before.heads) > 1 else str(error)) from None
+            new = replace(head, temperature=head.temperature * factor)
             told = (summary(p, "classify"), summary(at_temperature(p, new.temperature, head.temperature), "classify"))
             loss, ece = ((told[0][key], told[1][key]) for key in ("loss", "ece"))
             found.append(Found(head.name, int((p.targets >= 0).sum()), new.temperature, loss, ece))

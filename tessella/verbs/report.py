@@ -230,6 +230,8 @@ def _labels(batch: Mapping[str, Any], i: int, heads: tuple[Head, ...]) -> str:
             continue
         value = batch[leaf][i]
         lead = f"{head.name}: " if len(heads) > 1 else ""
+        if head.task != "classify" and bool(torch.isnan(value).all()):  # nobody knows, and it was told nothing
+            continue
         if head.task == "number":
             out.append(f"{lead}{float(value):.4g}")
         elif head.task == "tags":

@@ -260,6 +260,11 @@ def test_what_it_started_from_is_told() -> None:
 def test_of_several_heads_the_verdict_names_its_own() -> None:
     assert headline.verdict(stories.story(heads=HEADS)).startswith(f"Of {HEADS[0].name}: ")
     assert not headline.verdict(stories.story()).startswith("Of ")
+    four = (*HEADS, replace(HEADS[1], name="age"))
+    assert "3 classes of colour, the number price, 30 labels of tags and 1 more" in headline.title(
+        stories.story(heads=four)
+    )
+    assert "3 classes of colour and the number price from" in headline.title(stories.story(heads=HEADS[:2]))
 
 
 def test_where_no_label_is_known_nothing_is_told_of_classes() -> None:

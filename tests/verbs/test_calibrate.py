@@ -15,14 +15,15 @@ from commands import World
 
 import tessella as ts
 from tessella import card as cards
+from tessella.card import Head
 from tessella.durable import sha256_file
 from tessella.errors import BadInput
 from tessella.metrics.calibration import reliability
 from tessella.metrics.kept import kept
-from tessella.metrics.predictions import at_temperature
+from tessella.metrics.predictions import Predictions, at_temperature
 from tessella.metrics.temperature import temperature
-from tessella.verbs.calibrate import calibrate
-from tessella.verbs.evaluate import Reading
+from tessella.verbs.calibrate import _heads, calibrate
+from tessella.verbs.evaluate import Evaluation, Reading
 from tessella.verbs.report import gather
 from tessella.weights.io import write_model
 
@@ -160,3 +161,14 @@ def test_a_card_that_changes_under_the_hand_is_left_alone(
     with pytest.raises(BadInput, match="changed meanwhile"):
         calibrate(run, held_out, reading=QUICK)
     assert cards.read(run / "model").heads[0].temperature == 2.0
+
+
+def test_of_several_heads_the_one_without_a_temperature_is_named() -> None:
+    heads = tuple(Head(name=name, task="classify", classes=("a", "b")) for name in ("kind", "colour"))
+    targets, right = np.array([0, 1, 0, 1]), np.array([[2, 0], [0, 2], [2, 0], [0, 2]], np.float32)
+    found = {"kind": Predictions(tuple("abcd"), targets, right * [[1], [1], [1], [-1]]),
+             "colour": Predictions(tuple("abcd"), targets, right)}  # fmt: skip
+    with pytest.raises(BadInput, match=r"^head colour: all 4 pictures are answered right"):
+        _heads(Evaluation({}, heads, found))
+    with pytest.raises(BadInput, match=r"^all 4 pictures are answered right"):
+        _heads(Evaluation({}, heads[1:], found))

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from commands import World
 
 import tessella as ts
 from tessella import build
 from tessella.build import Run
+from tessella.card import Head
 from tessella.config import decode
 from tessella.data.loading.quarantine import Quarantine
 from tessella.data.origins.open import open_data
@@ -166,7 +168,6 @@ def test_position_maps_are_cosines(world: World) -> None:
     import base64
     import io
 
-    import torch
     from PIL import Image
 
     model = trained(world).load()
@@ -186,3 +187,12 @@ def test_position_maps_are_cosines(world: World) -> None:
     with torch.no_grad():
         model.network.backbone.pos_embed.fill_(1.0)  # type: ignore[union-attr,operator]
     assert set(np.unique(alpha())) <= {0, 10, 255}
+
+
+def test_what_nobody_knew_was_not_told() -> None:
+    heads = (Head(name="kind", task="classify", classes=("a", "b")), Head(name="price", task="number"),
+             Head(name="tags", task="tags", classes=("old", "used")))  # fmt: skip
+    nan = float("nan")
+    targets = {"kind": [1, -1], "price": [2.5, nan], "tags": [[0.0, 0.0], [nan, nan]]}
+    batch = {f"target/{name}": torch.tensor(values) for name, values in targets.items()}
+    assert verb._labels(batch, 0, heads) == "kind: b · price: 2.5 · tags: none" and verb._labels(batch, 1, heads) == ""
