@@ -119,9 +119,9 @@ class Choices:
     reasons: dict[str, tuple[Any, str]]
 
 
-def derive(run: Run, given: dict[str, str], splits: Splits, rule: str = "adamw") -> Choices:
-    """Fills in what follows from data and machine. A value that somebody gave is never touched. `rule`: of update, that
-    the recipe's rate is made for."""
+def derive(run: Run, given: dict[str, str], splits: Splits, recipe: TrainConfig | None = None) -> Choices:
+    """Fills in what follows from data and machine. A value that somebody gave is never touched. `recipe`: what its rate
+    is made for, where somebody gave another batch or rule of update."""
     reasons: dict[str, tuple[Any, str]] = {}
 
     def choose_(key: str, value: Any, why: str, now: Any) -> Any:
@@ -141,16 +141,17 @@ def derive(run: Run, given: dict[str, str], splits: Splits, rule: str = "adamw")
     batch = choose_("train.batch", _batch(t.batch, n), f"{n} training pictures", t.batch)
     passes = f"{run.epochs:g} passes over {n} pictures" + " (with repeats)" * (run.data.repeats > 1)
     steps = choose_("train.steps", max(1, math.ceil(run.epochs * n / batch)), passes, t.steps)
-    t = _paced(run, _factor(rule, t.optimizer), choose_, batch, steps)
+    t = _paced(run, recipe or t, choose_, batch, steps)
     every = math.ceil(max(n / batch, steps / 20))
     evaluate = choose_("train.evaluate_every", every, "once a pass, at most 20 times", t.evaluate_every)
     device = torch.device(choose.device(t.device)[0]).type
-    precision, why = choose.precision(t.precision, device)
-    precision = choose_("train.precision", precision, why, t.precision)
+    precision, compiling = t.precision, t.compile
+    if precision == "auto":
+        precision = choose_("train.precision", *choose.precision(precision, device), precision)
     seen = 3.0 * steps * batch if run.features == "each" else float(n)  # forward once, backward twice
     work = macs(model) * seen
-    compiling, why = choose.compiling(t.compile, device, work)
-    compiling = choose_("train.compile", compiling, why, t.compile)
+    if compiling == "auto":
+        compiling = choose_("train.compile", *choose.compiling(compiling, device, work), compiling)
     workers = choose_("data.workers", default_workers(parallel.world()), f"{os.cpu_count()} cores", run.data.workers)
     train = replace(
         t,
@@ -174,15 +175,15 @@ def _factor(own: str, chosen: str) -> float:
     return 1.0 if own == chosen else RATES[chosen] / RATES[own] * BEARS.get(own, 1.0)
 
 
-def _paced(run: Run, factor: float, choose_: Callable[..., Any], batch: int, steps: int) -> TrainConfig:
+def _paced(run: Run, recipe: TrainConfig, choose_: Callable[..., Any], batch: int, steps: int) -> TrainConfig:
     """Learning rate, decay, momentum and warm-up, which follow from batch, steps and rule of update."""
-    t = run.train
+    t, factor = run.train, _factor(recipe.optimizer, run.train.optimizer)
     other = f", times {factor:g} for {t.optimizer}" if factor != 1 else ""
-    why = f"the recipe's {t.lr:g} at batch {t.batch}, by square root{other}"
-    lr = choose_("train.lr", t.lr * factor * math.sqrt(batch / t.batch), why, t.lr)
+    why = f"the recipe's {recipe.lr:g} at batch {recipe.batch}, by square root{other}"
+    lr = choose_("train.lr", recipe.lr * factor * math.sqrt(batch / recipe.batch), why, t.lr)
     decay, momentum, warmup = t.weight_decay, t.momentum, t.warmup
     if other:
-        why = f"the recipe's {decay:g}, over {factor:g}, as the rate that is usual for {t.optimizer} is times it"
+        why = f"the recipe's {decay:g}, over {factor:g}, to go with rates of {t.optimizer}"
         decay = choose_("train.weight_decay", decay / factor, why, decay)
     if momentum is None and t.optimizer in MOMENTUM:
         momentum = choose_("train.momentum", MOMENTUM[t.optimizer], f"usual for {t.optimizer}", momentum)

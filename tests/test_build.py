@@ -56,11 +56,11 @@ def test_a_rule_that_is_chosen_gets_its_rate(
     rule: str, factor: float, momentum: float | None, photos: Path, splits: Splits
 ) -> None:
     start = run(photos, optimizer=rule, weight_decay=0.1)
-    t = derive(start, {"train.optimizer": "given"}, splits).run.train
+    t = derive(start, {"train.optimizer": "given"}, splits, run(photos).train).run.train
     usual = derive(run(photos), {}, splits).run.train.lr
     assert t.lr == pytest.approx(usual * factor) and t.weight_decay == pytest.approx(0.1 / factor)
     assert t.momentum == momentum
-    own = derive(start, {}, splits, rule).run.train  # the recipe's own rule: its rate is meant for it
+    own = derive(start, {}, splits, start.train).run.train  # the recipe's own rule: its rate is meant for it
     assert own.lr == pytest.approx(usual) and own.weight_decay == 0.1
     given = dict.fromkeys(("train.optimizer", "train.lr", "train.weight_decay"), "given")
     assert derive(start, given, splits).run.train.lr == 1e-3
@@ -69,11 +69,19 @@ def test_a_rule_that_is_chosen_gets_its_rate(
 @pytest.mark.parametrize(("rule", "factor"), [("muon", 1.0), ("adamw", 0.3), ("sgd", 15.0), ("lion", 0.06)])
 def test_a_rate_made_for_muon_is_too_much_for_others(rule: str, factor: float, photos: Path, splits: Splits) -> None:
     start = compact(str(photos))
-    own = derive(start, {}, splits, "muon")
-    chosen = derive(replace(start, train=replace(start.train, optimizer=rule)), {}, splits, "muon")
+    own = derive(start, {}, splits, start.train)
+    chosen = derive(replace(start, train=replace(start.train, optimizer=rule)), {}, splits, start.train)
     assert chosen.run.train.lr == pytest.approx(own.run.train.lr * factor)
     assert chosen.run.train.weight_decay == pytest.approx(0.05 / factor)
     assert ("times 0.3 for adamw" in chosen.reasons["train.lr"][1]) == (rule == "adamw")
+
+
+def test_a_batch_that_is_given_gets_its_rate(photos: Path, splits: Splits) -> None:
+    start = run(photos)
+    smaller = replace(start, train=replace(start.train, batch=16))
+    found = derive(smaller, {"train.batch": "given"}, splits, start.train)
+    assert found.run.train.batch == 16 and found.run.train.lr == pytest.approx(1e-3 * math.sqrt(16 / 64))
+    assert "0.001 at batch 64" in found.reasons["train.lr"][1]
 
 
 def test_the_best_is_by_a_figure_that_there_is(photos: Path, splits: Splits, tmp_path: Path) -> None:

@@ -187,6 +187,7 @@ def test_a_change_that_is_refused_changes_nothing(own: World) -> None:
     assert "but the evaluation gives top1" in told
     assert (own.run / "run.json").read_bytes() == before and go_on(own).code == 0
     assert "class_weights is settled" in one_line(go_on(own, "--class_weights", "balanced"))
+    assert "auto is settled" in one_line(go_on(own, "--batch", "auto"))
 
 
 def test_changed_model_is_refused(own: World) -> None:

@@ -177,7 +177,7 @@ class Trainer:
 
     def _thaw(self, step: int) -> None:
         if self.freeze.at(step):
-            self._notes.append(f"step {step}: {self.freeze.now} of the towers' depths are frozen from here on")
+            self._notes.append(f"step {step}: {self.freeze.now} of {self.freeze.most} depths still frozen")
             self.call = self.objective  # lets go of the old hooks: DDP knows only what learned when it was made
             self.call = distributed.spread(self.objective, self.device, self.cfg.shard)
 

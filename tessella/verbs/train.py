@@ -183,7 +183,7 @@ def settle(asked: Asked) -> Settled:
     run, given = override(start, sources)
     given |= {k: "given" for k, v in (("model", asked.model), ("recipe", asked.recipe)) if v is not None} | given
     given |= adopted.origins(run.model.backbone) | given if adopted is not None else {}
-    choices = build.derive(_from_anywhere(run), given, splits, start.train.optimizer)
+    choices = build.derive(_from_anywhere(run), given, splits, start.train)
     choices.reasons.update({k: v for k, v in reasons.items() if k not in given})
     choices = fit.fitted(choices, given)
     if adopted is None:
@@ -199,6 +199,8 @@ def resume(folder: str | Path, *, settings: Mapping[str, Any] | None = None, all
         raise BadInput(f"{place} holds no run.json; give the folder of a run, such as runs/photos-1")
     for key in SETTLED & set(settings or {}):
         raise BadInput(f"{key} is settled when a run starts; go on without it ({SETTLED_CURE})")
+    if (settings or {}).get("train.batch") == fit.AUTO:
+        raise BadInput("a batch of auto is settled when a run starts; go on without it")
     written = read_plain(place / "run.json")
     before = decode(Run, written.get("run"), f"{place / 'run.json'}: run")
     run, given = override(before, [dict(settings or {})])
