@@ -75,6 +75,15 @@ class Names(Sequence[str]):
             hasher.update(("\0" * bool(block) + text).encode("utf-8", "surrogateescape"))
 
 
+def sided(names: Iterable[str]) -> str | None:
+    """The first name with the word left or right in it: of a mirrored picture it is not true any more."""
+    for name in names:
+        words = re.findall("[A-Z]?[a-z]+|[A-Z]+", name)
+        if any(word.lower() in ("left", "right") for word in words):
+            return name
+    return None
+
+
 def in_order(names: Iterable[str]) -> tuple[tuple[str, ...], bool]:
     """Sorted; by value, and True, where all are whole numbers: 10 comes after 9."""
     each = sorted(names)

@@ -52,36 +52,45 @@ class ViTConfig:
 
     def __post_init__(self) -> None:
         for name in ("patch_size", "channels", "width", "depth", "heads"):
-            _require(getattr(self, name) >= 1, f"model.{name} is {getattr(self, name)}; it must be at least 1")
-        _require(self.registers >= 0, f"model.registers is {self.registers}; it must be at least 0")
-        _require(self.size_of_head >= 1, f"model.head_size is {self.head_size}; heads need at least 1 feature each")
-        _require(self.hidden >= 1, f"model.mlp_ratio is {self.mlp_ratio}; the MLP needs at least 1 feature")
+            _require(getattr(self, name) >= 1, f"model.backbone.{name} is {getattr(self, name)}; it must be at least 1")
+        _require(self.registers >= 0, f"model.backbone.registers is {self.registers}; it must be at least 0")
+        _require(
+            self.size_of_head >= 1, f"model.backbone.head_size is {self.head_size}; heads need at least 1 feature each"
+        )
+        _require(self.hidden >= 1, f"model.backbone.mlp_ratio is {self.mlp_ratio}; the MLP needs at least 1 feature")
         for name in ("norm_eps", "rotary_base"):
-            _require(getattr(self, name) > 0, f"model.{name} is {getattr(self, name)}; it must be above 0")
+            _require(getattr(self, name) > 0, f"model.backbone.{name} is {getattr(self, name)}; it must be above 0")
         for name in ("position_dropout", "projection_dropout", "mlp_dropout", "attention_dropout", "drop_path"):
             rate = getattr(self, name)
-            _require(0 <= rate < 1, f"model.{name} is {rate}; it is a share, at least 0 and below 1")
+            _require(0 <= rate < 1, f"model.backbone.{name} is {rate}; it is a share, at least 0 and below 1")
         _require(
             self.head_size is not None or self.width % self.heads == 0,
-            f"model.width {self.width} is no multiple of model.heads {self.heads}; change one, or set model.head_size",
+            f"model.backbone.width {self.width} is no multiple of model.backbone.heads {self.heads};"
+            " change one, or set model.backbone.head_size",
         )
         _require(
             self.position != "rotary" or self.size_of_head % 4 == 0,
-            f"rotary positions need a head size divisible by 4, not {self.size_of_head}; set model.head_size",
+            f"rotary positions need a head size divisible by 4, not {self.size_of_head}; set model.backbone.head_size",
         )
         _require(
             self.position != "sincos" or self.width % 4 == 0,
-            f"sin-cos positions need a width divisible by 4, not {self.width}; set model.width",
+            f"sin-cos positions need a width divisible by 4, not {self.width}; set model.backbone.width",
         )
         if self.stride is not None:
             good = 1 <= self.stride <= self.patch_size and self.embed != "stem"
-            _require(good, f"model.stride is {self.stride}; it lies between 1 and patch_size, and a stem has none")
+            _require(
+                good, f"model.backbone.stride is {self.stride}; it lies between 1 and patch_size, and a stem has none"
+            )
         if self.embed == "stem":
             p = self.patch_size
-            _require(p >= 2 and p & (p - 1) == 0, f"a stem halves the picture: model.patch_size {p} is no power of two")
+            halves = p >= 2 and p & (p - 1) == 0
+            _require(halves, f"a stem halves the picture: model.backbone.patch_size {p} is no power of two")
             each, halvings = self.stem_convs, p.bit_length() - 1
             good = each >= 1 if isinstance(each, int) else len(each) == halvings and min(each) >= 1
-            _require(good, f"model.stem_convs is {each}; give at least 1, or {halvings} such numbers, one per halving")
+            _require(
+                good,
+                f"model.backbone.stem_convs is {each}; give at least 1, or {halvings} such numbers, one per halving",
+            )
         _ = self.grid  # refuses a size that the patches do not tile
 
     @property
@@ -134,7 +143,7 @@ class ViTConfig:
             patches = f"patches of {self.patch_size}" + ("" if self.step == self.patch_size else f" every {self.step}")
             raise BadInput(
                 f"a picture of {height}x{width} pixels is not tiled by {patches} pixels;"
-                f' resize it to {sides[0]}x{sides[1]}, or set model.indivisible = "pad"'
+                f' resize it to {sides[0]}x{sides[1]}, or set model.backbone.indivisible = "pad"'
             )
         return sides[0], sides[1]
 

@@ -184,7 +184,8 @@ class ViT(nn.Module):
         cfg, batch = self.cfg, images_BCHW.shape[0]
         if images_BCHW.ndim != 4 or images_BCHW.shape[1] != cfg.channels:
             shape = tuple(images_BCHW.shape)
-            raise BadInput(f"pictures of shape {shape}; model.channels wants (batch, {cfg.channels}, height, width)")
+            wanted = f"(batch, {cfg.channels}, height, width)"
+            raise BadInput(f"pictures of shape {shape}; model.backbone.channels wants {wanted}")
         x, (h, w) = self.patch_embed(images_BCHW)  # (B, N, D)
         if hide is not None:
             mask_BN, token_D = hide

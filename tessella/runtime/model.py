@@ -118,7 +118,12 @@ class Model:
     def predict(self, paths: Paths, top: int = 5, batch: int = 16, on_bad: OnBad | None = None) -> list[Prediction]:
         """A picture that cannot be read is an error; with `on_bad` it is told there and has no answer. `top`: how many
         classes each head that says one names; of tags those that are likely."""
-        read, outputs = self._run(self._classifier(), paths, batch, on_bad)
+        network = self._classifier()
+        if not self.card.heads:
+            raise BadInput(
+                "this model has no head, so there is nothing to predict; start a training from it: train --weights"
+            )
+        read, outputs = self._run(network, paths, batch, on_bad)
         if not read:
             return []
         found = zip(read, answers(self.card.heads, outputs, top), strict=True)

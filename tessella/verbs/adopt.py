@@ -57,7 +57,8 @@ class Adopted:
         b = self.network.config.backbone
         if b.size[0] != b.size[1] or side >= b.size[0] or b.stride is not None:
             return 0
-        return -(-max(side, b.size[0] // 2) // b.patch_size) * b.patch_size
+        size = -(-max(side, b.size[0] // 2) // b.patch_size) * b.patch_size
+        return size if size < b.size[0] else 0
 
     def origins(self, backbone: ViTConfig) -> dict[str, str]:
         """Who decided what follows from the weights. Mean and deviation are not measured where the card says them."""

@@ -113,7 +113,8 @@ def dry_run(
     run, splits = settled.choices.run, settled.splits
     print("some real steps ...", file=sys.stderr, flush=True)
     table = {"training": _row(splits.train)} | ({"validation": _row(splits.val)} if splits.val is not None else {})
-    return Forecast(run, table, tuple(splits.notes), settled.choices.reasons, rehearse(run), asking)
+    notes = (*splits.notes, *settled.notes)
+    return Forecast(run, table, notes, settled.choices.reasons, rehearse(run), asking)
 
 
 def _row(source: Source) -> dict[str, Any]:

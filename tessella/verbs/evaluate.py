@@ -144,6 +144,8 @@ def evaluate(
     how = how_read(Path(source), str(data), settings or {})
     model = opened(source, like, reading)
     heads = model.card.heads
+    if not heads:
+        raise BadInput(f"{source} has no head, so there is nothing to judge; its features can be: --probe knn")
     labelled = open_for(how.path, heads, how)
     pictures = Pictures(labelled.source, model.preprocess)
     bad = Quarantine(None, len(labelled.source), reading.max_bad, "given")

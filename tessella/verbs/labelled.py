@@ -112,7 +112,7 @@ def features(model: Model, source: Source, reading: Reading, function: Callable[
 
 COLUMNS = ("kind", "image", "label", "split", "cache")  # what says how data is read, not which
 
-KEPT = ("image", "label", "split", "cache", "val_share", "seed")  # of a run: so the same pictures are held out
+KEPT = ("kind", "image", "label", "split", "cache", "val_share", "seed")  # of a run: so the same pictures are held out
 
 
 def how_read(source: Path, data: str, settings: Mapping[str, Any]) -> DataConfig:

@@ -18,6 +18,7 @@ from .. import __version__, build, parallel
 from ..build import Choices, Run
 from ..config import TAG, decode, encode, flatten, nearest, override, read_plain
 from ..data.checks.survey import median_side
+from ..data.names import sided
 from ..data.origins.open import absolute, is_local, open_data, stem
 from ..data.source import Splits
 from ..durable import hold, remove_folder, write_file
@@ -43,6 +44,7 @@ from .suiting import SMALL, TINY
 
 RECIPES = {"compact": compact, "scratch": scratch, "finetune": finetune, "probe": probe}
 ADAPTING = {"finetune", "probe"}  # recipes that start from weights
+SIDE = "model.backbone.image_size"  # whoever gives it has chosen the size
 SETTLED = {
     "name",
     "folder",
@@ -163,7 +165,7 @@ class Settled:
     choices: Choices
     given: dict[str, str]  # dotted key -> what set it
     start: Mapping[str, Tensor] = field(default_factory=dict)  # tensors that are not drawn at random
-    notes: tuple[str, ...] = ()  # what became of the weights
+    notes: tuple[str, ...] = ()  # what became of the weights, and what to think of
 
 
 def settle(asked: Asked) -> Settled:
@@ -173,6 +175,9 @@ def settle(asked: Asked) -> Settled:
     splits = open_data(draft.data)
     adopted = adopt([_part(source, ("weights", "weights_sha256", "model")) for source in sources], asked.model)
     start, reasons = _start(draft, asked, splits, adopted)
+    if any(SIDE in _part(source, ("model",)) for source in sources):
+        start = replace(start, size=0)
+        reasons.pop("size", None)
     half, _ = override(start, [_part(source, ("preprocess",), drop=True) for source in sources])
     preprocess = {key: value for source in sources for key, value in _part(source, ("preprocess",)).items()}
     resize = preprocess.get("preprocess.resize", None)
@@ -186,10 +191,14 @@ def settle(asked: Asked) -> Settled:
     choices = build.derive(_from_anywhere(run), given, splits, start.train)
     choices.reasons.update({k: v for k, v in reasons.items() if k not in given})
     choices = fit.fitted(choices, given)
+    warnings = _mirrored(choices.run, given, splits)
     if adopted is None:
-        return Settled(splits, choices, given)
+        return Settled(splits, choices, given, notes=warnings)
     tensors, moved = adopted.into(choices.run, splits)
-    return Settled(splits, choices, given, tensors, (f"{choices.run.weights}: {moved}",))
+    if choices.run.features == "once" and moved.new:
+        what = f'the weights lack {", ".join(moved.new)}, and with features = "once" nothing but the head learns'
+        raise BadInput(f"{what}; take --recipe finetune, or the architecture as the weights have it")
+    return Settled(splits, choices, given, tensors, (f"{choices.run.weights}: {moved}", *warnings))
 
 
 def resume(folder: str | Path, *, settings: Mapping[str, Any] | None = None, allow: tuple[str, ...] = ()) -> Trained:
@@ -308,6 +317,16 @@ def _start(draft: Run, asked: Asked, splits: Splits, adopted: Adopted | None) ->
         reasons["size"] = (size, f"the pictures' {side} px, in whole patches of {patch}")
         run = replace(run, size=size)
     return run, reasons
+
+
+def _mirrored(run: Run, given: Mapping[str, str], splits: Splits) -> tuple[str, ...]:
+    """A picture of a left turn is one of a right turn in the mirror."""
+    flip = run.data.augment.flip if run.data.augment is not None else 0.0
+    name = sided(name for head in splits.heads for name in head.classes)
+    if name is None or not flip or "data.augment.flip" in given:
+        return ()
+    told = f"{name!r} says a side, and {100 * flip:g} % of the pictures are mirrored"
+    return (f"{told}; if that matters: --data.augment.flip 0",)
 
 
 def _new_folder(run: Run) -> Path:

@@ -41,13 +41,13 @@ def fitted(cfg: ClassifierConfig, tensors: Mapping[str, Tensor]) -> ClassifierCo
     """The architecture with what the tensors add to it: picture size, channels, classes, tokens, norms and scales."""
     b = cfg.backbone
     first = tensors.get("patch_embed.stem.0.conv.weight" if b.embed == "stem" else "patch_embed.proj.weight")
-    registers = tensors["reg_token"].shape[1] if "reg_token" in tensors else b.registers
+    registers, head = tensors.get("reg_token"), tensors.get("head.weight")
     b = replace(
         b,
         channels=first.shape[1] if first is not None and first.ndim == 4 else b.channels,
         class_token="cls_token" in tensors or (b.class_token and not _is_square(tensors)),
         distill_token="dist_token" in tensors,
-        registers=registers,
+        registers=registers.shape[1] if registers is not None and registers.ndim == 3 else b.registers,
         final_norm=b.final_norm and ("norm.weight" in tensors or "fc_norm.weight" not in tensors),
         layer_scale=(b.layer_scale or 1e-5) if "blocks.0.ls1.gamma" in tensors else None,
     )
@@ -56,7 +56,7 @@ def fitted(cfg: ClassifierConfig, tensors: Mapping[str, Tensor]) -> ClassifierCo
         pool = replace(pool, kind="attention")
     elif not b.class_token or (pool.norm and cfg.pool.kind == "cls"):
         pool = replace(pool, kind="mean")
-    classes = tensors["head.weight"].shape[0] if "head.weight" in tensors else 0
+    classes = head.shape[0] if head is not None and head.ndim == 2 else 0
     return replace(cfg, backbone=_with_positions(b, tensors), pool=pool, classes=classes)
 
 

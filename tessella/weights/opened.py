@@ -77,6 +77,8 @@ def _from_file(path: Path, like: Like) -> Weights:
     tensors = read_tensors(path)
     if like is None:
         like = _certain(path, tensors)
+    elif isinstance(like, str) and (found := candidates(tensors)) and like not in found:
+        raise BadInput(f"{path} is no {like}: by its shapes it is {' or '.join(found)}; name that instead")
     cfg = fitted(classifier(like, 0) if isinstance(like, str) else like, tensors)
     named = rename(tensors, native.from_file(encode(cfg), tensors))
     return Weights(path, assumed(cfg, path, len(tensors)), named, bare=True)

@@ -163,11 +163,11 @@ def channels(weight: Tensor, wanted: int) -> Tensor:
 # -- heads -----------------------------------------------------------------------------------------------------------
 
 
-def outputs(heads: tuple[Head, ...]) -> list[tuple[str, ...]]:
-    """What each output of a network means. With one head its own name says nothing: it is often just "label"."""
-    several = len(heads) > 1
+def outputs(heads: tuple[Head, ...], named: bool) -> list[tuple[str, ...]]:
+    """What each output of a network means. `named`: also by its head; a number has no other name. Where both networks
+    have one head its name says nothing more than its classes do: it is often just "label"."""
     return [
-        (head.name if several else "", head.task, name)
+        (head.name if named or head.task == "number" else "", head.task, name)
         for head in heads
         for name in (("",) if head.task == "number" else head.classes)
     ]
@@ -176,7 +176,8 @@ def outputs(heads: tuple[Head, ...]) -> list[tuple[str, ...]]:
 def _rows(tensors: Mapping[str, Tensor], source: Network, target: Network) -> tuple[list[int | None] | None, str]:
     """For each output of the target the row of the source's head that means the same, and how to say it; None: all
     new. A head is kept when one of the two names all that the other does: fewer classes, or some more."""
-    have, want = outputs(source.heads), outputs(target.heads)
+    named = len(source.heads) > 1 or len(target.heads) > 1
+    have, want = outputs(source.heads, named), outputs(target.heads, named)
     before = f" instead of {source.config.classes}" if "head.weight" in tensors else ""
     new = f"new: {target.config.classes} outputs{before}"
     if not before or source.config.pool != target.config.pool:

@@ -6,11 +6,12 @@ import hashlib
 import pickle
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tessella.data import names as module
-from tessella.data.names import Names
+from tessella.data.names import Names, sided
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.binary(max_size=4).map(
     lambda b: b.decode("utf-8", "surrogateescape")
@@ -42,3 +43,12 @@ def test_hash_is_that_of_the_joined_names(monkeypatch: object) -> None:
 
 def test_other_names_are_not_equal() -> None:
     assert Names.of(["a", "bc"]) != Names.of(["ab", "c"]) and Names.of(["a"]) != ["a", "a"] and Names.of(["a"]) != "a"
+
+
+@pytest.mark.parametrize("name", ["left", "Turn Left", "turn-right", "RIGHT_lung", "turnLeft", "left2", "no left turn"])
+def test_names_of_sides(name: str) -> None:
+    assert sided(["straight", name]) == name
+
+
+def test_other_names_are_of_no_side() -> None:
+    assert sided(["bright", "copyright", "upright", "cleft", "leftover", "Wright", "", "straight", "42"]) is None

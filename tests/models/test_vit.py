@@ -225,18 +225,18 @@ def test_a_size_that_patches_do_not_tile_is_refused_or_padded() -> None:
 
 def test_what_cannot_be_is_refused_with_a_cure() -> None:
     for options, words in [
-        ({"width": 30}, "no multiple of model.heads"),
+        ({"width": 30}, "no multiple of model.backbone.heads"),
         ({"position": "rotary", "heads": 16}, "divisible by 4"),
         ({"position": "sincos", "width": 30, "heads": 3}, "divisible by 4"),
         ({"embed": "stem", "patch_size": 12, "image_size": 24}, "no power of two"),
-        ({"stride": 9}, "model.stride"),
-        ({"depth": 0}, "model.depth is 0"),
-        ({"drop_path": 1.0}, "model.drop_path"),
+        ({"stride": 9}, "model.backbone.stride"),
+        ({"depth": 0}, "model.backbone.depth is 0"),
+        ({"drop_path": 1.0}, "model.backbone.drop_path"),
     ]:
         with pytest.raises(BadInput, match=words):
             ViTConfig(**(SMALL | options))
     vit = build()
-    with pytest.raises(BadInput, match=r"model.channels wants \(batch, 3"):
+    with pytest.raises(BadInput, match=r"model.backbone.channels wants \(batch, 3"):
         vit(torch.zeros(2, 1, 16, 24))
     with pytest.raises(BadInput, match="blocks 0 to 2"):
         vit(pictures(vit), layers=(3,))

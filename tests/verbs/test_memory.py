@@ -94,6 +94,14 @@ def test_a_dry_run_is_told_to_people(world: World, capsys: pytest.CaptureFixture
     assert [duration(s) for s in (5, 200, 7500)] == ["5 s", "3 min 20 s", "2 h 5 min"]
 
 
+def test_a_dry_run_says_what_becomes_of_weights(world: World, monkeypatch: Any) -> None:
+    found = trial.Figures(0.5, 2.0, 0.5, (0.1,), 4.0, 1.5, 900_000_000, 0, 21)
+    monkeypatch.setattr(verb, "rehearse", lambda run: found)
+    told = dry_run(world.photos, settings={"weights": str(world.run), "train.device": "cpu"})
+    assert any("head kept: 3 outputs" in note for note in told.notes)
+    assert not any("tensors" in note for note in dry_run(world.photos, settings=QUICK).notes)
+
+
 def test_a_dry_run_says_why_a_run_cannot_start(world: World, tmp_path: Path) -> None:
     """A fault that only a real step shows."""
     for file in (pictures := commands.photos(tmp_path / "bad")).rglob("*.png"):

@@ -177,6 +177,17 @@ def test_class_weights_of_each_head_that_says_a_class(place: Path) -> None:
     assert "objective.heads.kind.weights" in chosen.reasons and chosen.run.objective.weights == ()
 
 
+def test_a_single_class_is_found_in_another_column(place: Path, tmp_path: Path) -> None:
+    settings = SMALL | {"train.steps": 1, "data.targets": ["kind"], "folder": str(tmp_path / "runs")}
+    done = ts.train(place / "things.csv", settings=settings)
+    text = (place / "things.csv").read_text()
+    (place / "renamed.csv").write_text(text.replace("file,kind,", "file,sort,", 1))
+    with pytest.raises(BadInput, match="has no column 'kind'"):
+        ts.evaluate(done.folder, place / "renamed.csv")
+    found = ts.evaluate(done.folder, place / "renamed.csv", settings={"data.label": "sort"})
+    assert found.metrics == pytest.approx(done.metrics, rel=1e-3, abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("targets", "more", "figures"),
     [

@@ -136,7 +136,9 @@ def test_preprocessing_comes_from_the_card(world: World, tmp_path: Path) -> None
     assert settled["run"]["weights_sha256"] == found.card.provenance["weights_sha256"]
 
 
-@pytest.mark.parametrize(("side", "size"), [(20, 112), (100, 112), (120, 128), (128, 128), (200, 208), (300, 0)])
+@pytest.mark.parametrize(
+    ("side", "size"), [(20, 112), (100, 112), (120, 128), (128, 128), (200, 208), (209, 0), (300, 0)]
+)
 def test_small_pictures_are_not_enlarged(side: int, size: int, shared_data: Path) -> None:
     """But never below half of what the weights saw; 0: as they saw them."""
     found = adopt([{"weights": shared_data / "weights" / "deit_tiny_patch16_224_lnq8.safetensors"}], None)
@@ -166,6 +168,20 @@ def test_a_backbone_alone_is_enough(world: World, tmp_path: Path) -> None:
     done = ts.train(world.photos, settings=STILL | {"weights": str(tmp_path / "m")})
     pictures = sorted(world.photos.rglob("*.png"))
     assert np.array_equal(done.load().embed(pictures), ts.load(world.run).embed(pictures))
+
+
+def test_without_a_head_nothing_is_said(world: World, tmp_path: Path) -> None:
+    """Neither a guess nor a traceback; the features are there all the same."""
+    card, tensors = read_model(world.run / "model")
+    kept = {n: t for n, t in tensors.items() if not n.startswith("head")}
+    write_model(tmp_path / "m", kept, replace(card, architecture=card.architecture | {"classes": 0}, heads=()))
+    for words_, cure in (
+        (("predict", "m", world.photos), "train --weights"),
+        (("evaluate", "m", world.photos), "--probe"),
+    ):
+        done = commands.run(*words_, place=tmp_path)
+        assert done.code == 2 and "no head" in done.err and cure in done.err, done.err
+    assert commands.run("evaluate", "m", world.photos, "--probe", "knn", "--workers", "0", place=tmp_path).code == 0
 
 
 # -- going on ----------------------------------------------------------------------------------------------------------
@@ -270,6 +286,11 @@ BAD = {
     "a block less": ("--weights less.safetensors --model vit_n4", "1 missing .blocks.3.mlp.fc2.bias."),
     "not finite": ("--weights nan.safetensors", "no finite numbers .blocks.0.mlp.fc1.weight."),
     "another model": ("--weights model --model vit_s16", "is no vit_s16: .*leave --model out"),
+    "another model than the file": (
+        "--weights whole.safetensors --model vit_t16",
+        "is no vit_t16: by its shapes it is vit_n4",
+    ),
+    "a pool for a probe": ("--weights model --recipe probe --model.pool.kind attention", "the weights lack attn_pool"),
     "another depth": ("--weights model --model.backbone.depth 3", "model.backbone.depth is 3, but the weights are of"),
     "another patch": ("--weights model --model.backbone.patch_size 2", "model.backbone.patch_size is 2, but"),
     "a size between patches": ("--weights model --size 30", "not tiled by patches of 4 pixels; resize it to 32x32"),
@@ -296,6 +317,7 @@ def bench(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"backbone.body.conv1.weight": torch.ones(3), "class_embed.bias": torch.ones(2)}, place / "detector.safetensors"
     )
     whole = {name: torch.zeros(shape) for name, shape in shapes_of(classifier("vit_n4", 5)).items()}
+    save_file(whole, place / "whole.safetensors")
     save_file({n: t for n, t in whole.items() if n != "blocks.3.mlp.fc2.bias"}, place / "less.safetensors")
     whole["blocks.0.mlp.fc1.weight"] = whole["blocks.0.mlp.fc1.weight"] + float("nan")
     save_file(whole, place / "nan.safetensors")

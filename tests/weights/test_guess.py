@@ -61,6 +61,16 @@ def test_a_tensor_less_is_no_preset() -> None:
     assert candidates(bare("vit_t16") | {"det_token": torch.empty(1, 100, 192)}) == []
 
 
+@pytest.mark.parametrize("name", ["reg_token", "head.weight", "pos_embed", "patch_embed.proj.weight"])
+def test_a_tensor_of_no_such_rank_is_no_preset(name: str, tmp_path: Path) -> None:
+    tensors = {n: torch.zeros(t.shape) for n, t in bare("vit_n4").items()} | {name: torch.zeros(())}
+    save_file(tensors, tmp_path / "w.safetensors")
+    if name != "head.weight":  # whatever the head is: it is not looked at
+        with pytest.raises(BadInput, match="does not say which architecture it is"):
+            open_weights(tmp_path / "w.safetensors")
+    assert open_weights(tmp_path / "w.safetensors", "vit_n4").network.config.backbone.depth == 4
+
+
 def test_two_of_the_same_shapes_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Heads do not show in shapes."""
     from dataclasses import replace

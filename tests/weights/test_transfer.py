@@ -177,6 +177,7 @@ def test_one_class_more_keeps_the_known_ones() -> None:
         ((), head(*NAMES)),
         (head(*NAMES), (Head(name="label", task="tags", classes=NAMES),)),
         (head(*NAMES), (*head(*NAMES, name="a"), *head(*NAMES, name="b"))),
+        ((Head(name="price", task="number"),), (Head(name="weight", task="number"),)),
     ],
 )
 def test_other_meanings_are_a_new_head(source: tuple[Head, ...], target: tuple[Head, ...]) -> None:
@@ -198,6 +199,15 @@ def test_several_heads_by_their_names() -> None:
     before, after = loaded(source, tensors)(x), loaded(target, out)(x)
     assert torch.allclose(after[:, :2], before[:, 1:], atol=1e-5)
     assert torch.allclose(after[:, 2] * 0.5 + 4, before[:, 0] * 2 + 10, atol=1e-4) and "kept by name: 3" in told.head
+
+
+def test_one_of_several_heads_is_found_by_its_name() -> None:
+    kind, other = head("x", "y", name="kind"), head("x", "y", name="other")
+    source = network((*other, *kind))
+    tensors = tensors_of(source)
+    out, told = transfer(tensors, source, network(kind))
+    assert torch.equal(out["head.weight"], tensors["head.weight"][2:]) and "kept by name: 2 of 4" in told.head
+    assert "head.weight" not in transfer(tensors, source, network(head("x", "y", name="third")))[0]
 
 
 def test_a_head_behind_another_pool_is_new() -> None:

@@ -84,7 +84,7 @@ def open_labelled(address: str | Path, classes: Sequence[str], cfg: DataConfig |
 def open_for(address: str | Path, heads: Sequence[Head], cfg: DataConfig) -> Opened:
     """What a network with these heads is evaluated on. A single class may lie in folders as well as in a column."""
     at = os.fspath(address)
-    if len(heads) == 1 and heads[0].task == "classify" and heads[0].name == LABEL:
+    if len(heads) == 1 and heads[0].task == "classify" and (heads[0].name == LABEL or cfg.label is not None):
         return open_labelled(at, heads[0].classes, replace(cfg, targets=(), kinds={}))
     names = tuple(head.name for head in heads)
     listing = _listing(replace(cfg, path=at, targets=names, kinds={}, label=None))
