@@ -90,6 +90,8 @@ def adopt(sources: Sequence[Mapping[str, Any]], model: str | None) -> Adopted | 
     path, pinned = flat.get("weights"), flat.get("weights_sha256")
     if not path:
         return None
+    if not isinstance(path, (str, Path)):
+        raise BadInput(f"weights is {path!r}; give the path of a run, a model folder or a weights file")
     like: str | ClassifierConfig | None = model
     shape = {key.removeprefix("model."): value for key, value in flat.items() if key.startswith("model.")}
     if model is not None and shape:

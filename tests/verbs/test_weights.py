@@ -280,6 +280,7 @@ BAD = {
     "a text": ("--weights text.safetensors", "text.safetensors is not a whole safetensors file"),
     "a program": ("--weights evil.pt", "evil.pt is damaged or holds more than tensors .*nothing in it was run"),
     "another suffix": ("--weights text.gguf", "text.gguf is not a weights file by its name"),
+    "a number": ("odd.toml", "weights is 5; give the path"),
     "no model yet": ("--weights photos", "photos holds no model.json and no model/ folder"),
     "a detector": ("--weights detector.safetensors", "does not say which architecture it is; add --model NAME"),
     "a detector as": ("--weights detector.safetensors --model vit_t16", "no weights of such a network .*missing"),
@@ -311,6 +312,7 @@ def bench(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "photos").symlink_to(world.photos)
     shutil.copytree(world.run / "model", place / "model")
     (place / "text.safetensors").write_text("these are no weights")
+    (place / "odd.toml").write_text("weights = 5")
     (place / "text.gguf").write_text("these are no weights")
     torch.save({"w": Path("code")}, place / "evil.pt")
     save_file(
