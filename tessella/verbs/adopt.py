@@ -117,7 +117,7 @@ def start_again(run: Run, splits: Splits, folder: Path) -> Mapping[str, Tensor]:
     return Adopted(found, found.network).into(run, splits)[0]
 
 
-def _opened(path: str, like: str | ClassifierConfig | None) -> Weights:
+def _opened(path: str | Path, like: str | ClassifierConfig | None) -> Weights:
     try:
         return open_weights(path, like)
     except BadInput as error:
