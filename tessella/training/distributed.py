@@ -37,7 +37,7 @@ def processes(device: torch.device, seconds: float = 600.0) -> Iterator[None]:
     dist.init_process_group(backend, timeout=timedelta(seconds=seconds), store=store, rank=rank, world_size=world)
     try:
         with _one_verdict(store, rank, world):
-            parallel.barrier()  # who left, by a fault of its own, while others still connect, would leave them a traceback
+            parallel.barrier()  # who leaves while others still connect leaves them a traceback instead of its line
             try:
                 yield
             except Stopped:
