@@ -13,7 +13,12 @@ from ..training.settings import TrainConfig
 
 
 def finetune(path: str, name: str = "vit_t16") -> Run:
-    """`tessella train photos/ --weights W`: architecture, picture size and preprocessing are those of the weights."""
+    """`tessella train photos/ --weights W`: architecture, picture size and preprocessing are those of the weights.
+
+    Command: `python bench/flowers.py --minutes 10 --who ours` (DeiT-tiny, 2,590 flowers). Device: 2 CPU cores.
+    Expected: at least 88 % of the test part in 10 minutes. Measured: not yet; three passes at 128 px gave 80.6 % of
+    the validation part (lr 5e-4, one thread).
+    """
     model = classifier(name, classes=0)
     return Run(
         epochs=30,
