@@ -18,7 +18,7 @@ def compact(path: str, name: str = "vit_n4") -> Run:
 
     Command: `tessella train cifar10.tar --recipe compact --epochs 8`. Device: 2 CPU cores. Expected: at least 76.2 %
     on CIFAR-10's test pictures within 8 minutes, 84 % within 30 with as many passes as then fit (bench/cifar.py).
-    Measured: 77.8 % after 8 passes (bf16, seed 0, still without normalised queries and keys).
+    Measured: 78.4 % in 6.6 minutes (8 passes, bf16, seed 0, start and evaluations included).
 
     By experiment at few passes: Muon before AdamW; its matrices at half the rate of the rest; pictures that grow; a
     stem of one convolution per halving and normalised queries. Wider or deeper blocks gained nothing for their time.
