@@ -14,8 +14,9 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 CLASSES, BATCHES = 1000, 4
@@ -159,6 +160,29 @@ def ready(options: Options) -> tuple[Any, Any]:
 
     images = torch.randn(BATCHES, options.batch, 3, options.size, options.size, device=options.device)
     return images, torch.randint(0, CLASSES, (BATCHES, options.batch), device=options.device)
+
+
+def example_pictures(
+    folders: Mapping[str, Path],
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    scale: tuple[float, float] = (0.08, 1.0),
+) -> tuple[dict[str, Any], Callable[[list[Any]], dict[str, Any]]]:
+    """The sets and the collate of transformers' run_image_classification: random crops and flips of `train`, the middle
+    of all other parts."""
+    import torch
+    from torchvision import transforms as v1
+    from torchvision.datasets import ImageFolder
+
+    last = [v1.ToTensor(), v1.Normalize(mean, std)]
+    seen = v1.Compose([v1.RandomResizedCrop(size, scale=scale), v1.RandomHorizontalFlip(), *last])
+    judged = v1.Compose([v1.Resize(size), v1.CenterCrop(size), *last])
+
+    def collate(samples: list[Any]) -> dict[str, Any]:
+        return {"pixel_values": torch.stack([x for x, _ in samples]), "labels": torch.tensor([y for _, y in samples])}
+
+    return {p: ImageFolder(str(at), seen if p == "train" else judged) for p, at in folders.items()}, collate
 
 
 def transformers(options: Options, gate: Gate) -> None:

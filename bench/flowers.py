@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import record
+from contenders import example_pictures
 
 SHARED = record.ROOT.parent / "shared" / "data"
 WEIGHTS = SHARED / "weights" / "deit_tiny_patch16_224_lnq8.safetensors"
@@ -200,29 +201,13 @@ def transformers_trainer(root: Path, asked: argparse.Namespace, seed: int) -> di
     5e-5 falling to 0 in a line, batch 8, clip 1.0, fp32, pictures loaded in the same process); only the number of
     epochs follows from the minutes."""
     import torch
-    from torchvision.datasets import ImageFolder
-    from torchvision.transforms import (
-        CenterCrop,
-        Compose,
-        Normalize,
-        RandomHorizontalFlip,
-        RandomResizedCrop,
-        Resize,
-        ToTensor,
-    )
-    from transformers import Trainer, TrainingArguments, ViTForImageClassification, ViTImageProcessor, set_seed
+    from transformers import Trainer, TrainingArguments, ViTForImageClassification, set_seed
 
     folder = root / "transformers"
     if not folder.is_dir():
         _as_transformers(asked.weights, folder)
-    processor = ViTImageProcessor(image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225])
-    normal = Normalize(processor.image_mean, processor.image_std)
-    seen = Compose([RandomResizedCrop(224), RandomHorizontalFlip(), ToTensor(), normal])
-    judged = Compose([Resize(224), CenterCrop(224), ToTensor(), normal])
-    sets = {p: ImageFolder(str(root / "photos" / p), seen if p == "train" else judged) for p, _ in SHARES}
-
-    def collate(samples: list[Any]) -> dict[str, Any]:
-        return {"pixel_values": torch.stack([x for x, _ in samples]), "labels": torch.tensor([y for _, y in samples])}
+    parts = {part: root / "photos" / part for part, _ in SHARES}
+    sets, collate = example_pictures(parts, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
     def learn(steps: int) -> tuple[Any, float]:
         set_seed(seed)

@@ -28,6 +28,7 @@ from statistics import median
 from typing import Any
 
 import record
+from contenders import example_pictures
 
 
 @dataclass(frozen=True)
@@ -101,34 +102,18 @@ CONTENDERS: dict[str, tuple[Callable[[Task], list[str]], Callable[[Task], float]
 def transformers_child(t: Task) -> None:
     """As its example run_image_classification does: random resized crops and flips, Trainer, TrainingArguments."""
     import torch
-    from torchvision import datasets
-    from torchvision.transforms import (
-        CenterCrop,
-        Compose,
-        Normalize,
-        RandomHorizontalFlip,
-        RandomResizedCrop,
-        Resize,
-        ToTensor,
-    )
     from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
 
-    half = Normalize([0.5] * 3, [0.5] * 3)
+    folders = {part: Path(t.data) / part for part in ("train", "test")}
     scale = (0.35, 1.0) if t.tuned else (0.08, 1.0)
-    seen = Compose([RandomResizedCrop(t.size, scale=scale), RandomHorizontalFlip(), ToTensor(), half])
-    judged = Compose([Resize(t.size), CenterCrop(t.size), ToTensor(), half])
-    train = datasets.ImageFolder(f"{t.data}/train", seen)
-    test = datasets.ImageFolder(f"{t.data}/test", judged)
-
-    def collate(samples: list[Any]) -> dict[str, Any]:
-        return {"pixel_values": torch.stack([x for x, _ in samples]), "labels": torch.tensor([y for _, y in samples])}
+    sets, collate = example_pictures(folders, t.size, [0.5] * 3, [0.5] * 3, scale)
 
     def accuracy(found: Any) -> dict[str, float]:
         return {"accuracy": float((found.predictions.argmax(1) == found.label_ids).mean())}
 
     shape: dict[str, Any] = {"hidden_size": t.width, "num_hidden_layers": t.depth, "num_attention_heads": t.heads}
     shape |= {"intermediate_size": int(t.width * t.mlp_ratio), "patch_size": t.patch}
-    cfg = ViTConfig(image_size=t.size, num_labels=len(train.classes), **shape)
+    cfg = ViTConfig(image_size=t.size, num_labels=len(sets["train"].classes), **shape)
     torch.manual_seed(t.seed)
     model = ViTForImageClassification(cfg)
     args: dict[str, Any] = {"num_train_epochs": t.epochs, "seed": t.seed, "output_dir": t.folder, "use_cpu": True}
@@ -138,7 +123,7 @@ def transformers_child(t: Task) -> None:
         args |= {"learning_rate": 1e-3, "weight_decay": 0.05, "warmup_steps": 0.05, "bf16": True}
         args |= {"label_smoothing_factor": 0.1, "lr_scheduler_type": "cosine"}
     told = TrainingArguments(**args)
-    trainer = Trainer(model, told, collate, train, test, compute_metrics=accuracy)
+    trainer = Trainer(model, told, collate, sets["train"], sets["test"], compute_metrics=accuracy)
     trainer.train()
     found = [row["eval_accuracy"] for row in trainer.state.log_history if "eval_accuracy" in row]
     (Path(t.folder) / "result.json").write_text(json.dumps({"accuracy": found[-1]}))

@@ -316,7 +316,7 @@ def objects(
     )
     if run.features == "each":
         return Built(objective, loader.batches, job)
-    freeze_all_but_heads(objective.model)
+    _freeze_all_but_heads(objective.model)
 
     def batches(start_step: int) -> Iterator[Batch]:
         """Seen when training starts, not before: only then has the network its weights, or those of a saved state."""
@@ -326,9 +326,11 @@ def objects(
     return Built(objective, batches, job)
 
 
-def freeze_all_but_heads(network: nn.Module) -> None:
-    for name, p in network.named_parameters():
-        p.requires_grad_(name.startswith(("head.", "head_dist.")))
+def _freeze_all_but_heads(network: nn.Module) -> None:
+    assert isinstance(network, Classifier)
+    network.requires_grad_(False)
+    for head in (network.head, network.head_dist):
+        head.requires_grad_(True)
 
 
 def _seen(run: Run, source: Source, objective: Objective, bad: Quarantine) -> Kept:

@@ -10,7 +10,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 BROWSER = shutil.which("chromium")
+needed = pytest.mark.skipif(not BROWSER, reason="needs chromium: install the package of that name")
 QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 QUIET += ["--disable-component-update", "--disable-sync", "--disable-default-apps", "--no-pings", "--hide-scrollbars"]
 FRAME = """<!doctype html><title>-</title><body style="margin:0"><script>

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import browser
 import pytest
 
 from tessella.errors import readable
@@ -74,16 +73,13 @@ def test_nothing_runs_and_nothing_is_loaded() -> None:
     assert any(a.get("name") == "viewport" for _, a in tags) and "color-scheme: light dark" in made()
 
 
-@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium: install the package of that name")
+@browser.needed
 def test_a_browser_shows_names_as_text(tmp_path: Path) -> None:
     at = tmp_path / "page.html"
 
     def dom(html: str) -> str:
         at.write_text(html, encoding="utf-8")
-        words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
-        return subprocess.run(
-            [*words, "--dump-dom", at.as_uri()], capture_output=True, text=True, timeout=120, check=True
-        ).stdout
+        return browser.run("--dump-dom", at.as_uri()).stdout
 
     seen = dom(made())
     assert "<title>owned" not in seen and "&lt;script&gt;" in seen and seen.count("<img") > 3

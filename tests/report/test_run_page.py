@@ -20,7 +20,6 @@ from tessella.report import chart, curves, headline, mistakes
 from tessella.report.run import page
 from tessella.report.story import Looked, Shown, Story, picture
 
-needs_chromium = pytest.mark.skipif(not browser.BROWSER, reason="needs chromium: install the package of that name")
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HEADS = (
     Head(name="colour", task="classify", classes=("red", "green", "blue")),
@@ -132,7 +131,7 @@ def test_only_pictures_go_into_a_source() -> None:
         assert "<img" not in page(story) and bad not in page(story)
 
 
-@needs_chromium
+@browser.needed
 @pytest.mark.parametrize("width", [390, 1280])
 def test_in_a_browser(tmp_path: Path, width: int) -> None:
     """No request, no word on the console, and nothing has to be pushed sideways, whatever the names are."""
@@ -151,7 +150,7 @@ def test_in_a_browser(tmp_path: Path, width: int) -> None:
     assert browser.look(at).asked == ("http://127.0.0.1:9/x.png",) and browser.look(at).console
 
 
-@needs_chromium
+@browser.needed
 def test_on_paper(tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text(page(EVERY["one head"]), encoding="utf-8")
     browser.printed(tmp_path / "page.html", tmp_path / "page.pdf")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import browser
 import commands
 import pytest
 from PIL import Image
@@ -160,15 +160,13 @@ def test_a_name_that_is_not_escaped_is_seen(monkeypatch: pytest.MonkeyPatch) -> 
         harmless(notebook.card(HOSTILE, ""))
 
 
-@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium: install the package of that name")
+@browser.needed
 def test_a_browser_draws_it(world: commands.World, tmp_path: Path) -> None:
     found = ts.predict(world.run, sorted(world.photos.rglob("*.png"))[:2])
     parts = [ts.Run(world.run), ts.load(world.run), found]
     page, shot = tmp_path / "page.html", tmp_path / "shot.png"
     page.write_text("<!doctype html><meta charset=utf-8>" + "".join(part._repr_html_() for part in parts))
-    words = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
-    words += ["--window-size=800,1400", f"--screenshot={shot}", page.as_uri()]
-    subprocess.run(words, capture_output=True, timeout=120, check=True)
+    browser.picture(page, shot, 800, 1400)
     with Image.open(shot) as image:
         colours = image.convert("L").getcolors()
     assert colours is not None and len(colours) > 20  # text, curves and pictures, not a blank page
