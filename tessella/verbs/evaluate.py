@@ -198,7 +198,8 @@ def _classes(head: Head, p: Predictions, m: dict[str, float]) -> Iterator[str]:
         share = f"{times:,} of {int(table[truth].sum()):,}"
         yield f"  {head.classes[truth]} taken for {head.classes[answer]}: {share}"
     loss = f"{m['loss']:.4f}" if "loss" in m else "is no number"
-    yield f"{n} pictures · top-1 {100 * m['top1']:.2f} % · top-5 {100 * m['top5']:.2f} % · loss {loss}"
+    five = f" · top-5 {100 * m['top5']:.2f} %" if len(head.classes) > 5 else ""  # else it is 100 % always
+    yield f"{n} pictures · top-1 {100 * m['top1']:.2f} %{five} · loss {loss}"
     low, high = (100 * edge for edge in wilson(m["top1"], n))
     yield f"top-1 of more such pictures: {low:.1f} to {high:.1f} % (95 % sure)"
     last = [f"balanced accuracy {100 * m['balanced_accuracy']:.2f} %", f"macro F1 {100 * m['macro_f1']:.2f} %"]
