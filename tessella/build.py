@@ -67,6 +67,7 @@ ClassWeights = Literal["none", "balanced", "effective"]
 RATES = {"adamw": 1.0, "muon": 1.0, "sgd": 50.0, "lion": 0.2}  # of update rules, in units of AdamW's
 BEARS = {"muon": 0.3}  # of a rate that a recipe has for Muon AdamW bears this much: compact had 1.4e-3 with it
 LOOKED_AT = 32  # pictures at a time, where each is seen once
+MIXES = 8  # passes from which on mixed pictures gain: at 1 to 3 they cost 3 points (docs/log.md)
 MEASURED = "measured on some of the training pictures"
 EFFECTIVE = 0.999  # beta of the effective number of samples (arXiv 1901.05555)
 
@@ -165,7 +166,10 @@ def derive(run: Run, given: dict[str, str], splits: Splits, recipe: TrainConfig 
         raise BadInput(f"train.batch {train.batch} cannot be shared by {parallel.world()} processes; give a multiple")
     if run.data.balance != "none" and splits.train.chunks is not None:
         reasons["data.balance"] = (run.data.balance, "draws from all shards at once, so reads are far apart: slower")
-    data = replace(run.data, workers=workers)
+    mix, passed = run.data.mix, steps * batch / n
+    if mix is not None and passed < MIXES and not any(key.startswith("data.mix") for key in given):
+        mix = choose_("data.mix", None, f"{passed:.2g} passes: pictures are mixed from {MIXES} on", mix)
+    data = replace(run.data, workers=workers, mix=mix)
     settled = replace(run, model=model, objective=objective, preprocess=preprocess, train=train, data=data)
     return Choices(settled, reasons)
 

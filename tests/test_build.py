@@ -14,6 +14,7 @@ from tessella import build, parallel
 from tessella.build import Run, derive, identity
 from tessella.config import encode, flatten
 from tessella.data.origins.open import open_data
+from tessella.data.pixels.mix import MixConfig
 from tessella.data.source import DataConfig, Splits
 from tessella.errors import BadInput
 from tessella.models.presets import classifier
@@ -74,6 +75,15 @@ def test_a_rate_made_for_muon_is_too_much_for_others(rule: str, factor: float, p
     assert chosen.run.train.lr == pytest.approx(own.run.train.lr * factor)
     assert chosen.run.train.weight_decay == pytest.approx(0.05 / factor)
     assert ("times 0.3 for adamw" in chosen.reasons["train.lr"][1]) == (rule == "adamw")
+
+
+@pytest.mark.parametrize(("epochs", "mixes"), [(build.MIXES - 1, False), (build.MIXES, True)])
+def test_few_passes_are_not_mixed(epochs: int, mixes: bool, photos: Path, splits: Splits) -> None:
+    start = replace(run(photos), epochs=epochs)
+    start = replace(start, data=replace(start.data, mix=MixConfig()))
+    found = derive(start, {}, splits)
+    assert (found.run.data.mix is not None) == mixes and ("data.mix" in found.reasons) != mixes
+    assert derive(start, {"data.mix.mixup": "given"}, splits).run.data.mix == MixConfig()
 
 
 def test_a_batch_that_is_given_gets_its_rate(photos: Path, splits: Splits) -> None:

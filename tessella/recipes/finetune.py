@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from ..build import Run
 from ..data.pixels.augment import AugmentConfig
+from ..data.pixels.mix import MixConfig
 from ..data.source import DataConfig
 from ..models.presets import classifier
 from ..objectives.classify import ClassifyConfig
@@ -24,7 +25,7 @@ def finetune(path: str, name: str = "vit_t16") -> Run:
         epochs=30,
         model=replace(model, backbone=replace(model.backbone, drop_path=0.1)),
         objective=ClassifyConfig(smoothing=0.1),
-        data=DataConfig(path=path, augment=AugmentConfig(crop="resized")),
+        data=DataConfig(path=path, augment=AugmentConfig(crop="resized"), mix=MixConfig(probability=0.5)),
         train=TrainConfig(
             batch=32, lr=7e-4, warmup=50, weight_decay=0.05, betas=(0.9, 0.999), layer_decay=0.75, ema=0.99
         ),
