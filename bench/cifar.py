@@ -24,7 +24,7 @@ import record
 
 BARS = {8: 76.2, 30: 84.0}  # minutes -> per cent
 BLOCKS = 0.7  # share of the multiply-adds, and of the parameters
-MARGIN = 0.12  # share of the time that stays free: a run of 8.7 minutes had been measured as one of 7.7
+MARGIN = 0.1  # share of the time that stays free: a run of 8.7 minutes had been measured as one of 7.7
 EVALUATIONS = {8: 4, 15: 6, 30: 10}  # points of the curve; each takes a few seconds of the same clock
 LONG, ERASE = 25, {"data.augment.erase": 0.25}  # from so many minutes on each picture comes often, and less of it helps
 SHORT = 60  # steps of the shortest measuring run

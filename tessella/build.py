@@ -67,7 +67,7 @@ ClassWeights = Literal["none", "balanced", "effective"]
 RATES = {"adamw": 1.0, "muon": 1.0, "sgd": 50.0, "lion": 0.2}  # of update rules, in units of AdamW's
 BEARS = {"muon": 0.3}  # of a rate that a recipe has for Muon AdamW bears this much: compact had 1.4e-3 with it
 LOOKED_AT = 32  # pictures at a time, where each is seen once
-MIXES = 8  # passes from which on mixed pictures gain: at 1 to 3 they cost 3 points (docs/log.md)
+MIXES = 20  # passes from which on mixed pictures gain: 2 points at 34, nothing at 12, 3 lost at 1 (docs/log.md)
 MEASURED = "measured on some of the training pictures"
 EFFECTIVE = 0.999  # beta of the effective number of samples (arXiv 1901.05555)
 
