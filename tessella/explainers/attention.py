@@ -49,7 +49,8 @@ def read(network: Classifier, tokens: Tokens) -> Tensor:
         case "mean":
             out[:, cfg.prefix :] = 1 / n
         case "attention":
-            out[:, cfg.prefix :] = network.pool.attn_pool.map(tokens.patches).mean(1)
+            first = 0 if network.pool.prefix else cfg.prefix
+            out[:, first:] = network.pool.attn_pool.map(tokens.together()[:, first:]).mean(1)
     if cfg.distill_token:  # its own head has the other half of the say
         out /= 2
         out[:, int(cfg.class_token)] += 0.5

@@ -12,6 +12,25 @@ from ..errors import BadInput
 
 
 @dataclass(frozen=True, kw_only=True)
+class RotaryConfig:
+    """Queries and keys are turned by the place of their patch; tokens without a place are not."""
+
+    base: float = 100.0  # longest period over the shortest
+    reference: tuple[int, int] | int | None = None  # patches: places are numbers of patches, of any grid as if it had
+    # so many (EVA-02, PE-Core); None: places run from -2 pi to 2 pi whatever the grid (DINOv3)
+    offset: float = 0.0  # number of the first patch, where places are numbers
+
+    def __post_init__(self) -> None:
+        _require(self.base > 0, f"model.backbone.rotary.base is {self.base}; it must be above 0")
+        if self.reference is not None:
+            sides = (self.reference,) if isinstance(self.reference, int) else self.reference
+            what = f"model.backbone.rotary.reference is {self.reference}; give at least 1 patch"
+            _require(min(sides) >= 1, what)
+        wrong = self.offset and self.reference is None
+        _require(not wrong, "model.backbone.rotary.offset counts patches; give model.backbone.rotary.reference too")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ViTConfig:
     """A Vision Transformer; the defaults are ViT-B/16 as timm's `vit_base_patch16_224` without its head."""
 
@@ -28,12 +47,17 @@ class ViTConfig:
     head_size: int | None = None  # features per head; None = width / heads; heads * head_size need not be the width
     mlp_ratio: float = 4.0  # features between fc1 and fc2 (after the gate of SwiGLU) / width
     mlp: Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "swiglu"] = "gelu"
+    mlp_norm: bool = False  # a norm before fc2 (EVA-02)
     norm: Literal["layer", "rms"] = "layer"
     norm_eps: float = 1e-6
     qkv_bias: bool = True
     qk_norm: bool = False  # normalise queries and keys per head: steadier training at large widths
-    position: Literal["learned", "sincos", "rotary", "none"] = "learned"  # sincos as MAE, rotary as DINOv3
-    rotary_base: float = 100.0  # longest period, where the shortest is 1 and the picture spans 2
+    attention_norm: bool = False  # a norm before the projection of each attention (EVA-02-CLIP)
+    position: Literal["learned", "sincos", "none"] = "learned"  # added to the tokens; sincos as MAE
+    rotary: RotaryConfig | None = None  # instead of these (DINOv3), or as well (EVA-02)
+    relative: bool = (
+        False  # each block adds to its scores what a table says of how two patches lie to each other (BEiT)
+    )
     prefix_position: bool = True  # the learned table has rows for the prefix tokens too (timm: not no_embed_class)
     class_token: bool = True
     distill_token: bool = False  # DeiT's second class token, for the teacher's head
@@ -48,7 +72,7 @@ class ViTConfig:
     attention_dropout: float = 0.0  # on the softmax map, inside the fused kernel
     drop_path: float = 0.0  # stochastic depth of the last block; grows linearly from 0 at the first
     remat: bool = False  # recompute each block in the backward pass: less memory, about a third more time
-    indivisible: Literal["refuse", "pad"] = "refuse"  # a picture that the patches do not tile; never cut in silence
+    indivisible: Literal["refuse", "pad", "cut"] = "refuse"  # a picture that the patches do not tile; never in silence
 
     def __post_init__(self) -> None:
         for name in ("patch_size", "channels", "width", "depth", "heads"):
@@ -58,8 +82,7 @@ class ViTConfig:
             self.size_of_head >= 1, f"model.backbone.head_size is {self.head_size}; heads need at least 1 feature each"
         )
         _require(self.hidden >= 1, f"model.backbone.mlp_ratio is {self.mlp_ratio}; the MLP needs at least 1 feature")
-        for name in ("norm_eps", "rotary_base"):
-            _require(getattr(self, name) > 0, f"model.backbone.{name} is {getattr(self, name)}; it must be above 0")
+        _require(self.norm_eps > 0, f"model.backbone.norm_eps is {self.norm_eps}; it must be above 0")
         for name in ("position_dropout", "projection_dropout", "mlp_dropout", "attention_dropout", "drop_path"):
             rate = getattr(self, name)
             _require(0 <= rate < 1, f"model.backbone.{name} is {rate}; it is a share, at least 0 and below 1")
@@ -69,7 +92,7 @@ class ViTConfig:
             " change one, or set model.backbone.head_size",
         )
         _require(
-            self.position != "rotary" or self.size_of_head % 4 == 0,
+            self.rotary is None or self.size_of_head % 4 == 0,
             f"rotary positions need a head size divisible by 4, not {self.size_of_head}; set model.backbone.head_size",
         )
         _require(
@@ -134,11 +157,16 @@ class ViTConfig:
         return tuple(plan)
 
     def padded(self, height: int, width: int) -> tuple[int, int]:
-        """The size that the patches tile: the picture's own, or larger when padding is allowed; else a BadInput."""
+        """The size that the patches tile: the picture's own, or what padding or cutting makes it; else a BadInput."""
         sides = []
         for n in (height, width):
+            if self.indivisible == "cut" and n >= self.patch_size:
+                sides.append(n - (n - self.patch_size) % self.step)
+                continue
             short = -(n - self.patch_size) % self.step if n >= self.patch_size else self.patch_size - n
             sides.append(n + short)
+        if self.indivisible == "cut" and (sides[0] > height or sides[1] > width):
+            raise BadInput(f"a picture of {height}x{width} pixels is smaller than a patch of {self.patch_size}")
         if (height, width) != (sides[0], sides[1]) and self.indivisible == "refuse":
             patches = f"patches of {self.patch_size}" + ("" if self.step == self.patch_size else f" every {self.step}")
             raise BadInput(
@@ -157,9 +185,15 @@ class PoolConfig:
     """How the tokens of one picture become one vector."""
 
     kind: Literal["cls", "mean", "attention"] = "cls"  # class token, mean of the patches, or a learned query over them
+    prefix: bool = False  # the query looks at the prefix tokens as well (PE-Core)
     norm: bool = False  # normalise the pooled vector (timm's fc_norm), usually with backbone.final_norm = False
+    tanh: bool = False  # a linear layer and tanh behind it (transformers' pooler of ViT)
+    projection: int = 0  # features after a linear map without bias, into the space that CLIP shares with text; 0: none
     heads: int | None = None  # of the attention; None = the backbone's
     mlp_ratio: float | None = None  # of the MLP behind the attention; None = the backbone's
+
+    def __post_init__(self) -> None:
+        _require(self.projection >= 0, f"model.pool.projection is {self.projection}; it must be at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +212,8 @@ class ClassifierConfig:
             self.pool.kind != "cls" or self.backbone.class_token,
             'model.pool.kind is "cls", but the backbone has no class token; set model.pool.kind = "mean"',
         )
+        what = "model.pool.projection and a distillation token do not go together; leave one of them out"
+        _require(not (self.pool.projection and self.backbone.distill_token), what)
         heads = self.pool.heads or self.backbone.heads
         _require(
             self.pool.kind != "attention" or self.backbone.width % heads == 0,

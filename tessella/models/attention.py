@@ -16,13 +16,15 @@ from torch import Tensor
 CACHED = 600_000  # numbers of the map (a, A, T, T) of one go: about a megabyte
 
 
-def attend(q_BATK: Tensor, k_BATK: Tensor, v_BATK: Tensor, dropout: float = 0.0) -> Tensor:
-    """softmax(q k' / sqrt(K)) v, each (B, A, T, K)."""
+def attend(q_BATK: Tensor, k_BATK: Tensor, v_BATK: Tensor, dropout: float = 0.0, bias: Tensor | None = None) -> Tensor:
+    """softmax(q k' / sqrt(K) + bias) v, each (B, A, T, K); the bias (B or 1, A, T, T)."""
     learning = torch.is_grad_enabled() and (q_BATK.requires_grad or v_BATK.requires_grad)
-    if learning and q_BATK.device.type == "cpu" and q_BATK.dtype == torch.bfloat16 and dropout == 0.0:
+    slow = q_BATK.device.type == "cpu" and q_BATK.dtype == torch.bfloat16 and dropout == 0.0 and bias is None
+    if learning and slow:
         out: Tensor = products(q_BATK, k_BATK, v_BATK)
         return out
-    return F.scaled_dot_product_attention(q_BATK, k_BATK, v_BATK, dropout_p=dropout)
+    mask = None if bias is None else bias.to(q_BATK.dtype)
+    return F.scaled_dot_product_attention(q_BATK, k_BATK, v_BATK, mask, dropout_p=dropout)
 
 
 def _goes(q_BATK: Tensor) -> list[slice]:

@@ -56,11 +56,15 @@ class Pool(nn.Module):
 
     def __init__(self, cfg: PoolConfig, backbone: ViTConfig) -> None:
         super().__init__()
-        self.kind = cfg.kind
+        self.kind, self.prefix = cfg.kind, cfg.prefix
         if cfg.kind == "attention":
             ratio = backbone.mlp_ratio if cfg.mlp_ratio is None else cfg.mlp_ratio
             self.attn_pool = AttentionPool(backbone, cfg.heads or backbone.heads, ratio)
-        self.fc_norm = norm_layer(backbone, backbone.width) if cfg.norm else nn.Identity()
+        width = backbone.width
+        self.fc_norm = norm_layer(backbone, width) if cfg.norm else nn.Identity()
+        self.pre_logits = nn.Linear(width, width) if cfg.tanh else nn.Identity()
+        self.tanh = nn.Tanh() if cfg.tanh else nn.Identity()
+        self.projection = nn.Linear(width, cfg.projection, bias=False) if cfg.projection else nn.Identity()
 
     def forward(self, tokens: Tokens) -> Tensor:
         match self.kind:
@@ -70,8 +74,8 @@ class Pool(nn.Module):
             case "mean":  # a class token, if there is one, still takes part as something to attend to
                 x = tokens.patches.mean(dim=1)
             case "attention":
-                x = self.attn_pool(tokens.patches)
-        pooled: Tensor = self.fc_norm(x)
+                x = self.attn_pool(tokens.together() if self.prefix else tokens.patches)
+        pooled: Tensor = self.projection(self.tanh(self.pre_logits(self.fc_norm(x))))
         return pooled
 
 
@@ -96,7 +100,7 @@ class Classifier(nn.Module):
         self.backbone = ViT(cfg.backbone)
         self.pool = Pool(cfg.pool, cfg.backbone)
         self.head_drop = nn.Dropout(cfg.dropout)
-        self.head = nn.Linear(width, cfg.classes) if cfg.classes else nn.Identity()
+        self.head = nn.Linear(cfg.pool.projection or width, cfg.classes) if cfg.classes else nn.Identity()
         self.head_dist = nn.Linear(width, cfg.classes) if cfg.classes and cfg.backbone.distill_token else nn.Identity()
         self._init_head()
 

@@ -38,32 +38,36 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Mlp(nn.Module):
-    """fc2(act(fc1(x)))."""
+    """fc2(norm(act(fc1(x)))); most have no norm."""
 
-    def __init__(self, width: int, hidden: int, activation: str, dropout: float = 0.0) -> None:
+    def __init__(
+        self, width: int, hidden: int, activation: str, dropout: float = 0.0, norm: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
         self.act = ACTIVATIONS[activation]
+        self.norm = norm or nn.Identity()
         self.fc2 = nn.Linear(hidden, width)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        x: Tensor = self.drop(self.fc2(self.drop(self.act(self.fc1(x_BTD)))))
+        x: Tensor = self.drop(self.fc2(self.norm(self.drop(self.act(self.fc1(x_BTD))))))
         return x
 
 
 class SwiGLU(nn.Module):
-    """fc2(silu(a) * b), where a and b are the first and the second half of fc1(x): timm's SwiGLUPacked."""
+    """fc2(norm(silu(a) * b)), where a and b are the first and the second half of fc1(x): timm's SwiGLUPacked."""
 
-    def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, hidden: int, dropout: float = 0.0, norm: nn.Module | None = None) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, 2 * hidden)  # rows: gate first, then value
+        self.norm = norm or nn.Identity()
         self.fc2 = nn.Linear(hidden, width)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         gate_BTH, value_BTH = self.fc1(x_BTD).chunk(2, dim=-1)
-        x: Tensor = self.drop(self.fc2(self.drop(F.silu(gate_BTH) * value_BTH)))
+        x: Tensor = self.drop(self.fc2(self.norm(self.drop(F.silu(gate_BTH) * value_BTH))))
         return x
 
     def stacked(self) -> list[tuple[Tensor, int]]:
@@ -112,8 +116,20 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(cfg.width, 3 * inner, bias=cfg.qkv_bias)
         self.q_norm = norm_layer(cfg, size) if cfg.qk_norm else nn.Identity()
         self.k_norm = norm_layer(cfg, size) if cfg.qk_norm else nn.Identity()
+        self.norm = norm_layer(cfg, inner) if cfg.attention_norm else nn.Identity()
         self.proj = nn.Linear(inner, cfg.width)
         self.proj_drop = nn.Dropout(cfg.projection_dropout)
+        self.grid = cfg.grid
+        rows = (2 * cfg.grid[0] - 1) * (2 * cfg.grid[1] - 1) + 3
+        self.relative_position_bias_table = nn.Parameter(torch.empty(rows, cfg.heads)) if cfg.relative else None
+
+    def bias(self, place: Place) -> Tensor | None:
+        """What is added to the scores, (B or 1, A, T, T), if this network has tables of relative positions."""
+        if self.relative_position_bias_table is None:
+            return None
+        assert place.related is not None, "the network that holds the tables says where its tokens are"
+        table = place.related.resized(self.relative_position_bias_table, self.grid)
+        return table[place.related.rows()].permute(0, 3, 1, 2)
 
     def queries_keys_values(self, x_BTD: Tensor, place: Place) -> tuple[Tensor, Tensor, Tensor]:
         """Each (B, A, T, K), normalised and turned."""
@@ -123,17 +139,18 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD: Tensor, place: Place) -> Tensor:
         q, k, v = self.queries_keys_values(x_BTD, place)
-        out_BAnK = attend(q, k, v, self.dropout if self.training else 0.0)
-        x: Tensor = self.proj_drop(self.proj(out_BAnK.transpose(1, 2).flatten(2)))
+        out_BATK = attend(q, k, v, self.dropout if self.training else 0.0, self.bias(place))
+        x: Tensor = self.proj_drop(self.proj(self.norm(out_BATK.transpose(1, 2).flatten(2))))
         return x
 
     def map(self, x_BTD: Tensor, place: Place, queries: Tensor | None = None) -> Tensor:
         """The softmax map (B, A, Q, T) of the query tokens with these indices (Q,); None = of all tokens."""
         q, k, _ = self.queries_keys_values(x_BTD, place)
+        bias = self.bias(place)
         if queries is not None:
-            q = q[:, :, queries]
+            q, bias = q[:, :, queries], None if bias is None else bias[:, :, queries]
         scores_BAQT: Tensor = (q.float() * self.scale) @ k.float().transpose(-2, -1)
-        return scores_BAQT.softmax(dim=-1)
+        return (scores_BAQT if bias is None else scores_BAQT + bias.float()).softmax(dim=-1)
 
     def stacked(self) -> list[tuple[Tensor, int]]:
         return [(self.qkv.weight, 3)]
@@ -165,7 +182,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(channels, cfg.width, kernel, stride=stride, bias=cfg.embed_bias)
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Tokens (B, N, D) and the grid (rows, columns); padding is zeros at the right and the bottom."""
+        """Tokens (B, N, D) and the grid (rows, columns); pads with zeros, and cuts, at the right and bottom."""
         cfg, (height, width) = self.cfg, images_BCHW.shape[-2:]
         full = cfg.padded(height, width)
         if full != (height, width):

@@ -12,7 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from .architecture import RotaryConfig
 
 
 @functools.lru_cache(maxsize=256)  # arrays, not tensors: those would remember the mode in which they were made
@@ -63,8 +66,38 @@ def sincos(width: int, h: int, w: int, base: float = 10_000.0) -> Tensor:
     return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=2).float()
 
 
+class Related(NamedTuple):
+    """Where each token lies in the grid, for the tables of relative positions that the blocks hold (BEiT).
+
+    The rows of such a table are the differences of two places, row by row, and three more for tokens without a place:
+    from one to a patch, from a patch to one, between two of them.
+    """
+
+    at: Tensor  # (B or 1, T): number of the patch, row by row; -1: no place
+    grid: tuple[int, int]  # (h, w)
+
+    def rows(self) -> Tensor:
+        """(B or 1, T, T): the row for query and key."""
+        h, w = self.grid
+        query, key = self.at[:, :, None], self.at[:, None, :]
+        down, across = query // w - key // w + h - 1, query % w - key % w + w - 1
+        count = (2 * h - 1) * (2 * w - 1)
+        placeless = torch.where(query < 0, torch.where(key < 0, count + 2, count), count + 1)
+        return torch.where((query < 0) | (key < 0), placeless, down * (2 * w - 1) + across)
+
+    def resized(self, table: Tensor, grid: tuple[int, int]) -> Tensor:
+        """A (rows, A) table of differences in another grid, for this one; linear between them, as transformers does."""
+        if grid == self.grid:
+            return table
+        (h, w), (rows, columns) = self.grid, (2 * n - 1 for n in grid)
+        old = table[:-3].T.reshape(1, -1, rows, columns)
+        new = F.interpolate(old.float(), (2 * h - 1, 2 * w - 1), mode="bilinear").to(table.dtype)
+        return torch.cat([new[0].flatten(1).T, table[-3:]])
+
+
 class Place(NamedTuple):
-    """What the attention knows of each token's place: the factors that turn queries and keys. Without rotary: nothing.
+    """What the attention knows of each token's place: the factors that turn queries and keys, and how tokens lie to
+    each other. Without either: nothing.
 
     Tokens without a place (class, registers, prompts) have cos 1 and sin 0, so one rule holds for all tokens. Whoever
     adds, drops or reorders tokens during a walk does the same here.
@@ -72,24 +105,32 @@ class Place(NamedTuple):
 
     cos: Tensor | None = None  # (B or 1, 1, T, K), float32
     sin: Tensor | None = None  # (B or 1, 1, T, K), float32
+    related: Related | None = None
 
     def with_placeless(self, count: int, at: int = 0) -> Place:
         """`count` more tokens without a place, put in before token `at`."""
-        if self.cos is None or self.sin is None or count == 0:
+        if count == 0:
             return self
-        cos, sin = self.cos, self.sin
-        one = cos.new_ones(cos.shape[0], 1, count, cos.shape[3])
-        cos = torch.cat([cos[:, :, :at], one, cos[:, :, at:]], dim=2)
-        sin = torch.cat([sin[:, :, :at], torch.zeros_like(one), sin[:, :, at:]], dim=2)
-        return Place(cos, sin)
+        cos, sin, related = self.cos, self.sin, self.related
+        if cos is not None and sin is not None:
+            one = cos.new_ones(cos.shape[0], 1, count, cos.shape[3])
+            cos = torch.cat([cos[:, :, :at], one, cos[:, :, at:]], dim=2)
+            sin = torch.cat([sin[:, :, :at], torch.zeros_like(one), sin[:, :, at:]], dim=2)
+        if related is not None:
+            none = related.at.new_full((related.at.shape[0], count), -1)
+            related = Related(torch.cat([related.at[:, :at], none, related.at[:, at:]], dim=1), related.grid)
+        return Place(cos, sin, related)
 
     def select(self, index: Tensor) -> Place:
         """The tokens (B, n) of each picture, in that order."""
-        if self.cos is None or self.sin is None:
-            return self
-        cos, sin = (t.expand(index.shape[0], -1, -1, -1) for t in (self.cos, self.sin))
-        where = index[:, None, :, None].expand(-1, 1, -1, cos.shape[3])
-        return Place(cos.gather(2, where), sin.gather(2, where))
+        cos, sin, related = self.cos, self.sin, self.related
+        if cos is not None and sin is not None:
+            cos, sin = (t.expand(index.shape[0], -1, -1, -1) for t in (cos, sin))
+            where = index[:, None, :, None].expand(-1, 1, -1, cos.shape[3])
+            cos, sin = cos.gather(2, where), sin.gather(2, where)
+        if related is not None:
+            related = Related(related.at.expand(index.shape[0], -1).gather(1, index), related.grid)
+        return Place(cos, sin, related)
 
     def turn(self, x: Tensor) -> Tensor:
         """Queries or keys (B, A, T, K), turned. In 32 bits, returned in the type of x."""
@@ -99,13 +140,25 @@ class Place(NamedTuple):
         return (x * self.cos + torch.cat([-b, a], dim=-1) * self.sin).to(x.dtype)
 
 
-def rotary(head_size: int, h: int, w: int, base: float, device: torch.device) -> Place:
-    """The place of h * w patches as in DINOv3: rows and columns run from -1 to 1 whatever the size of the grid."""
-    y = (torch.arange(h, device=device, dtype=torch.float32) + 0.5) / h * 2 - 1
-    x = (torch.arange(w, device=device, dtype=torch.float32) + 0.5) / w * 2 - 1
+def related(h: int, w: int, device: torch.device) -> Related:
+    """The places of h * w patches."""
+    return Related(torch.arange(h * w, device=device)[None], (h, w))
+
+
+def rotary(cfg: RotaryConfig, head_size: int, h: int, w: int, device: torch.device) -> Place:
+    """The place of h * w patches. Features turn in pairs (i, i + K / 2), the first half of the pairs by the row."""
     count = head_size // 4
-    frequency = 2 * math.pi * base ** -(torch.arange(count, device=device, dtype=torch.float32) / count)
-    rows = (y[:, None] * frequency)[:, None].expand(h, w, count)
-    columns = (x[:, None] * frequency)[None].expand(h, w, count)
-    angles = torch.cat([rows, columns, rows, columns], dim=2).flatten(0, 1)[None, None]  # (1, 1, N, K)
+    frequency = cfg.base ** -(torch.arange(count, device=device, dtype=torch.float32) / count)
+    rows, columns = (_places(cfg, n, axis, device)[:, None] * frequency for axis, n in enumerate((h, w)))
+    both = [rows[:, None].expand(h, w, count), columns[None].expand(h, w, count)]
+    angles = torch.cat(both * 2, dim=2).flatten(0, 1)[None, None]  # (1, 1, N, K)
     return Place(angles.cos(), angles.sin())
+
+
+def _places(cfg: RotaryConfig, count: int, axis: int, device: torch.device) -> Tensor:
+    """(count,) angles at frequency 1 along one axis."""
+    at = torch.arange(count, device=device, dtype=torch.float32)
+    if cfg.reference is None:
+        return ((at + 0.5) / count * 2 - 1) * (2 * math.pi)
+    full = cfg.reference if isinstance(cfg.reference, int) else cfg.reference[axis]
+    return (at + cfg.offset) / count * full

@@ -18,7 +18,9 @@ def parameters(cfg: ClassifierConfig) -> int:
         hidden = _pool_hidden(cfg)
         total += width + 2 * _linear(width, width) + _linear(width, 2 * width) + norm
         total += _linear(width, hidden) + _linear(hidden, width)
-    return total + (_linear(width, cfg.classes) * (2 if b.distill_token else 1) if cfg.classes else 0)
+    total += (_linear(width, width) if cfg.pool.tanh else 0) + width * cfg.pool.projection
+    heads = _linear(cfg.pool.projection or width, cfg.classes) + _linear(width, cfg.classes) * b.distill_token
+    return total + (heads if cfg.classes else 0)
 
 
 def macs(cfg: ClassifierConfig) -> int:
@@ -35,8 +37,10 @@ def macs(cfg: ClassifierConfig) -> int:
     else:
         total += patches * b.channels * b.patch_size**2 * width
     if cfg.pool.kind == "attention":
-        total += 2 * width * width + patches * 2 * width * width + 2 * patches * width + 2 * width * _pool_hidden(cfg)
-    return total + width * cfg.classes * (2 if b.distill_token else 1)
+        seen = patches + b.prefix * cfg.pool.prefix
+        total += 2 * width * width + seen * 2 * width * width + 2 * seen * width + 2 * width * _pool_hidden(cfg)
+    total += (width * width if cfg.pool.tanh else 0) + width * cfg.pool.projection
+    return total + ((cfg.pool.projection or width) + width * b.distill_token) * cfg.classes
 
 
 class Share(NamedTuple):
@@ -58,6 +62,8 @@ def _block_parameters(b: ViTConfig) -> int:
     block = 2 * width * affine + _linear(width, 3 * inner, b.qkv_bias) + _linear(inner, width)
     block += _linear(width, _fc1(b)) + _linear(b.hidden, width)
     block += 2 * b.size_of_head * affine if b.qk_norm else 0
+    block += b.hidden * affine * b.mlp_norm + inner * affine * b.attention_norm
+    block += ((2 * b.grid[0] - 1) * (2 * b.grid[1] - 1) + 3) * b.heads * b.relative
     return block + (2 * width if b.layer_scale is not None and b.norm_order == "pre" else 0)
 
 

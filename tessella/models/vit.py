@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import BadInput
 from .architecture import ViTConfig
 from .layers import Attention, DropPath, LayerScale, Mlp, PatchEmbed, SwiGLU, norm_layer
-from .position import Place, resample, rotary, sincos
+from .position import Place, related, resample, rotary, sincos
 
 __all__ = ["Block", "Place", "Step", "Tokens", "ViT", "ViTConfig", "Walk"]
 
@@ -38,6 +38,11 @@ class Tokens(NamedTuple):
     def map(self) -> Tensor:
         """The patches as a map (B, D, h, w)."""
         return to_map(self.patches, self.grid)
+
+    def together(self) -> Tensor:
+        """All tokens (B, T, D), in the order of the blocks."""
+        single = [token[:, None] for token in (self.cls, self.distill) if token is not None]
+        return torch.cat([*single, self.registers, self.patches], dim=1)
 
 
 def to_map(patches_BND: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -59,10 +64,11 @@ class Block(nn.Module):
         self.drop_path1 = DropPath() if dropped else nn.Identity()
         self.norm2 = norm_layer(cfg, cfg.width)
         self.mlp: nn.Module
+        inner = norm_layer(cfg, cfg.hidden) if cfg.mlp_norm else nn.Identity()
         if cfg.mlp == "swiglu":
-            self.mlp = SwiGLU(cfg.width, cfg.hidden, cfg.mlp_dropout)
+            self.mlp = SwiGLU(cfg.width, cfg.hidden, cfg.mlp_dropout, inner)
         else:
-            self.mlp = Mlp(cfg.width, cfg.hidden, cfg.mlp, cfg.mlp_dropout)
+            self.mlp = Mlp(cfg.width, cfg.hidden, cfg.mlp, cfg.mlp_dropout, inner)
         self.ls2 = LayerScale(cfg.width) if scaled else nn.Identity()
         self.drop_path2 = DropPath() if dropped else nn.Identity()
 
@@ -139,7 +145,7 @@ class ViT(nn.Module):
                 self.pos_embed = _token(cfg.width, h * w + (cfg.prefix if cfg.prefix_position else 0))
             case "sincos":
                 self.register_buffer("pos_embed", torch.empty(1, h * w, cfg.width), persistent=False)
-            case "rotary" | "none":
+            case "none":
                 self.pos_embed = None
         self.pos_drop = nn.Dropout(cfg.position_dropout)
         self.norm_pre = norm_layer(cfg, cfg.width) if cfg.norm_pre else nn.Identity()
@@ -161,6 +167,8 @@ class ViT(nn.Module):
             for part in (block.ls1, block.ls2):
                 if isinstance(part, LayerScale) and scale is not None:
                     nn.init.constant_(part.gamma, scale)
+            if block.attn.relative_position_bias_table is not None:
+                nn.init.zeros_(block.attn.relative_position_bias_table)
             if block.post and scale is not None:  # the norm's weight is the last factor of the branch
                 for norm in (block.norm1, block.norm2):
                     nn.init.constant_(norm.get_parameter("weight"), scale)
@@ -196,7 +204,9 @@ class ViT(nn.Module):
             x = x + patch_pos
             if prefix_pos.shape[1]:
                 prefix = [torch.cat(prefix, dim=1) + prefix_pos]
-        place = rotary(cfg.size_of_head, h, w, cfg.rotary_base, x.device) if cfg.position == "rotary" else Place()
+        place = rotary(cfg.rotary, cfg.size_of_head, h, w, x.device) if cfg.rotary else Place()
+        if cfg.relative:
+            place = place._replace(related=related(h, w, x.device))
         if keep is not None:
             x = x.gather(1, keep[..., None].expand(-1, -1, x.shape[2]))
             place = place.select(keep)
@@ -279,8 +289,8 @@ class ViT(nn.Module):
 
     def no_decay(self) -> frozenset[str]:
         """Tokens and tables, and whatever has one axis: biases, norms, layer scales."""
-        tables = {"cls_token", "dist_token", "reg_token", "pos_embed"}
-        return frozenset(name for name, p in self.named_parameters() if p.ndim < 2 or name in tables)
+        tables = ("cls_token", "dist_token", "reg_token", "pos_embed", "relative_position_bias_table")
+        return frozenset(name for name, p in self.named_parameters() if p.ndim < 2 or name.endswith(tables))
 
 
 def _token(width: int, count: int) -> nn.Parameter | None:

@@ -13,6 +13,8 @@ from .table import Pair, Table
 PAIRS: list[Pair] = [
     ("pool.attn_pool.{*rest}", "attn_pool.{*rest}"),
     ("pool.fc_norm.{*rest}", "fc_norm.{*rest}"),
+    ("pool.pre_logits.{*rest}", "pre_logits.{*rest}"),
+    ("pool.projection.{*rest}", "projection.{*rest}"),
     ("head.{*rest}", "head.{*rest}"),
     ("head_dist.{*rest}", "head_dist.{*rest}"),
     ("backbone.{*rest}", "{*rest}"),

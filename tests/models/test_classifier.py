@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tessella.config import TAG, encode
 from tessella.errors import BadInput
-from tessella.models.architecture import ClassifierConfig, PoolConfig, ViTConfig
+from tessella.models.architecture import ClassifierConfig, PoolConfig, RotaryConfig, ViTConfig
 from tessella.models.build import network
 from tessella.models.classifier import Classifier
 from tessella.models.presets import PRESETS, classifier, describe, preset
@@ -33,9 +33,17 @@ OPTIONS: list[tuple[dict[str, Any], PoolConfig]] = [
     ({"distill_token": True, "mlp": "swiglu"}, PoolConfig(kind="attention", norm=True)),
     ({"embed": "stem", "stem_convs": 3, "norm": "rms", "qk_norm": True, "layer_scale": 0.1}, PoolConfig(kind="mean")),
     ({"embed": "stem", "stem_convs": (2, 1, 3)}, PoolConfig()),
-    ({"stride": 4, "head_size": 12, "position": "rotary", "qkv_bias": False}, PoolConfig(norm=True)),
+    (
+        {"stride": 4, "head_size": 12, "position": "none", "rotary": RotaryConfig(), "qkv_bias": False},
+        PoolConfig(norm=True),
+    ),
     ({"norm_order": "post", "layer_scale": 0.1, "prefix_position": False, "norm_pre": True}, PoolConfig()),
     ({"position": "sincos", "embed_bias": False, "channels": 7}, PoolConfig()),
+    ({"position": "none", "relative": True, "registers": 1}, PoolConfig(kind="mean", norm=True, tanh=True)),
+    (
+        {"mlp": "swiglu", "mlp_norm": True, "attention_norm": True, "rotary": RotaryConfig(reference=3)},
+        PoolConfig(kind="attention", prefix=True, projection=24),
+    ),
 ]
 each_option = pytest.mark.parametrize(("options", "pool"), OPTIONS)
 
@@ -70,7 +78,7 @@ def test_forward_embed_tokens_and_gradients(options: dict[str, Any], pool: PoolC
     net = Classifier(config(options, pool))
     images = torch.randn(3, net.cfg.backbone.channels, 24, 16)
     logits = net(images)
-    assert logits.shape == (3, 5) and net.embed(images).shape == (3, 32)
+    assert logits.shape == (3, 5) and net.embed(images).shape == (3, pool.projection or 32)
     both = net.both(images)
     assert (both.distill is not None) == net.cfg.backbone.distill_token
     if both.distill is None:

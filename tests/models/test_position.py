@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tessella.models import position
-from tessella.models.position import Place, resample, rotary, sincos
+from tessella.models.architecture import RotaryConfig
+from tessella.models.position import Place, related, resample, rotary, sincos
 
 BAR = 1e-6
 sides = st.integers(1, 40)
@@ -106,7 +107,7 @@ def scores(place: Place, a: Tensor, b: Tensor) -> Tensor:
 
 def test_rotary_scores_depend_on_the_difference_of_places() -> None:
     h, w, size = 4, 6, 16
-    place = rotary(size, h, w, 100.0, torch.device("cpu"))
+    place = rotary(RotaryConfig(), size, h, w, torch.device("cpu"))
     one = torch.randn(1, 1, 1, size).expand(1, 1, h * w, size)
     other = torch.randn(1, 1, 1, size).expand(1, 1, h * w, size)
     grid = scores(place, one, other).view(h, w, h, w)
@@ -115,7 +116,7 @@ def test_rotary_scores_depend_on_the_difference_of_places() -> None:
 
 
 def test_a_token_without_place_is_not_turned_and_places_follow_their_tokens() -> None:
-    place = rotary(8, 2, 3, 100.0, torch.device("cpu"))
+    place = rotary(RotaryConfig(), 8, 2, 3, torch.device("cpu"))
     x = torch.randn(2, 4, 6, 8)
     turned = place.turn(x)
     more = place.with_placeless(2, at=1)
@@ -128,3 +129,23 @@ def test_a_token_without_place_is_not_turned_and_places_follow_their_tokens() ->
     picked = torch.stack([x[i, :, index[i]] for i in range(2)])
     assert torch.equal(chosen.turn(picked), torch.stack([turned[i, :, index[i]] for i in range(2)]))
     assert Place().turn(x) is x and Place().select(index) == Place() and Place().with_placeless(3) == Place()
+
+
+@pytest.mark.parametrize(("cfg", "first", "last"), [
+    (RotaryConfig(), -2 * math.pi * 3 / 4, 2 * math.pi * 3 / 4),
+    (RotaryConfig(reference=8), 0.0, 6.0),
+    (RotaryConfig(reference=(8, 2), offset=1.0), 2.0, 8.0),
+])  # fmt: skip
+def test_places_of_rows_by_each_way_to_count(cfg: RotaryConfig, first: float, last: float) -> None:
+    """The first pair of features turns by the row's place itself."""
+    place = rotary(cfg, 8, 4, 3, torch.device("cpu"))
+    assert place.cos is not None and place.sin is not None
+    rows = place.cos.view(4, 3, 8)[:, 0, 0]
+    assert rows[0] == pytest.approx(math.cos(first), abs=1e-6) and rows[-1] == pytest.approx(math.cos(last), abs=1e-6)
+
+
+def test_related_tokens_follow_selection_and_insertion() -> None:
+    place = Place(related=related(2, 3, torch.device("cpu"))).with_placeless(1)
+    assert place.related is not None and place.related.at.tolist() == [[-1, 0, 1, 2, 3, 4, 5]]
+    chosen = place.select(torch.tensor([[0, 6, 2]])).related
+    assert chosen is not None and torch.equal(chosen.rows(), place.related.rows()[:, [0, 6, 2]][:, :, [0, 6, 2]])

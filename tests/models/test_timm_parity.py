@@ -8,19 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+from redrawn import BAR, VISIBLE, error, redraw
 from torch import Tensor, nn
 
-from tessella.models.architecture import ClassifierConfig, PoolConfig, ViTConfig
+from tessella.models.architecture import ClassifierConfig, PoolConfig, RotaryConfig, ViTConfig
 from tessella.models.classifier import Classifier
 from tessella.models.presets import classifier, preset
-from tessella.models.vit import Tokens
+from tessella.weights import native
+from tessella.weights.layouts import LAYOUTS
+from tessella.weights.table import rename
 
 timm = pytest.importorskip("timm")
 from timm.layers import QuickGELU, RmsNorm, SwiGLUPacked  # noqa: E402
-from timm.models import deit, eva, vision_transformer  # noqa: E402
+from timm.models import beit, deit, eva, vision_transformer  # noqa: E402
 
-BAR = 1e-5  # of the largest value
-VISIBLE = 10 * BAR  # what a wrong tensor moves at least
 NAMES = {
     "vit_t16": "vit_tiny_patch16_224",
     "vit_s16": "vit_small_patch16_224",
@@ -39,53 +40,8 @@ def _one_thread() -> Any:
     torch.set_num_threads(threads)
 
 
-@torch.no_grad()
-def redraw(net: nn.Module, seed: int = 0) -> None:
-    """Values at which a transposed, forgotten or swapped tensor shows; a fresh network hides it."""
-    generator = torch.Generator().manual_seed(seed)
-    norms = {id(m.weight) for m in net.modules() if isinstance(m, (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, RmsNorm))}
-    for name, p in net.named_parameters():
-        noise = torch.randn(p.shape, generator=generator)
-        if "gamma" in name:
-            p.copy_(0.5 + torch.rand(p.shape, generator=generator))
-        elif id(p) in norms:
-            p.copy_(1 + 0.2 * noise)
-        else:
-            table = name.split(".")[-1] in ("cls_token", "dist_token", "reg_token", "pos_embed", "latent")
-            p.copy_((0.3 if table or p.ndim < 2 else 0.05) * noise)
-
-
 def in_memory(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """timm's names to ours."""
-    pool, heads = ("fc_norm.", "attn_pool."), ("head.", "head_dist.")
-    return {
-        (f"pool.{k}" if k.startswith(pool) else k if k.startswith(heads) else f"backbone.{k}"): v
-        for k, v in state.items()
-    }
-
-
-def from_eva(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """timm's DINOv3 keeps EVA's names; its key bias does not exist."""
-    out = {}
-    for k, v in state.items():
-        k = k.replace("gamma_1", "ls1.gamma").replace("gamma_2", "ls2.gamma")
-        if k.endswith("q_bias"):
-            v_bias = state[k.replace("q_bias", "v_bias")]
-            out[k.replace("q_bias", "qkv.bias")] = torch.cat([v, torch.zeros_like(v), v_bias])
-        elif not k.endswith("v_bias"):
-            out[k] = v
-    return out
-
-
-def together(tokens: Tokens) -> Tensor:
-    """All tokens (B, T, D), in timm's order."""
-    prefix = [t[:, None] for t in (tokens.cls, tokens.distill) if t is not None]
-    return torch.cat([*prefix, tokens.registers, tokens.patches], dim=1)
-
-
-def error(ours: Tensor, theirs: Tensor) -> float:
-    """The largest difference as a share of the largest value."""
-    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+    return rename(state, native.from_file({"type": "ClassifierConfig"}, state))
 
 
 @torch.no_grad()
@@ -94,24 +50,24 @@ def errors(ours: Classifier, theirs: nn.Module, size: tuple[int, int]) -> tuple[
     images = torch.randn(2, ours.cfg.backbone.channels, *size, generator=torch.Generator().manual_seed(1))
     features = theirs.forward_features(images)  # type: ignore[operator]
     logits = theirs.forward_head(features)  # type: ignore[operator]
-    return error(together(ours.tokens(images)), features), error(ours(images), logits)
+    return error(ours.tokens(images).together(), features), error(ours(images), logits)
 
 
-def compare(cfg: ClassifierConfig, theirs: nn.Module, sizes: list[tuple[int, int]], eva_names: bool = False) -> None:
-    redraw(theirs)
-    theirs.eval()
+def compare(cfg: ClassifierConfig, theirs: nn.Module, sizes: list[tuple[int, int]], layout: str = "vit") -> None:
     with torch.device("meta"):
         ours = Classifier(cfg)
     ours = ours.to_empty(device="cpu").eval()
     ours.backbone.init_buffers()
     state = theirs.state_dict()
-    ours.load_state_dict(in_memory(from_eva(state) if eva_names else state))
+    ours.load_state_dict(in_memory(LAYOUTS[f"timm/{layout}"].read(state, cfg).tensors))
     for size in sizes:
         tokens, logits = errors(ours, theirs, size)
         assert tokens <= BAR and logits <= BAR, f"{size}: tokens {tokens:.1e}, logits {logits:.1e}"
-    if not eva_names:  # and back
-        back = {k.removeprefix("backbone.").removeprefix("pool."): v for k, v in ours.state_dict().items()}
-        theirs.load_state_dict(back)
+    held = ours.state_dict()
+    flat = rename(held, native.to_file({"type": "ClassifierConfig"}, held))
+    back = LAYOUTS[f"timm/{layout}"].write(flat, cfg)
+    assert back.keys() == {k for k in state if not k.endswith("relative_position_index")}
+    assert all(torch.equal(back[k], state[k]) for k in back)
 
 
 def sizes_of(cfg: ViTConfig) -> list[tuple[int, int]]:
@@ -122,14 +78,16 @@ def sizes_of(cfg: ViTConfig) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("name", NAMES)
 def test_presets_two_blocks_deep(name: str) -> None:
     cfg = classifier(replace(preset(name), depth=2), 1000)
-    theirs = timm.create_model(NAMES[name], depth=2, num_classes=1000, dynamic_img_size=True)
+    theirs = timm.create_model(NAMES[name], depth=2, num_classes=1000, dynamic_img_size=True).eval()
+    redraw(theirs)
     compare(cfg, theirs, sizes_of(cfg.backbone))
 
 
 @pytest.mark.parametrize("name", [n if n == "vit_t16" else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
 def test_presets_at_full_depth(name: str) -> None:
     cfg = classifier(name, 1000)
-    theirs = timm.create_model(NAMES[name], num_classes=1000, dynamic_img_size=True)
+    theirs = timm.create_model(NAMES[name], num_classes=1000, dynamic_img_size=True).eval()
+    redraw(theirs)
     compare(cfg, theirs, sizes_of(cfg.backbone))
 
 
@@ -141,16 +99,45 @@ class Family:
     timm: dict[str, Any]
     pool: PoolConfig = field(default_factory=PoolConfig)
     build: Any = vision_transformer.VisionTransformer
-    eva_names: bool = False
+    layout: str = "vit"  # of timm's files
+    sizes: tuple[tuple[int, int], ...] = ((32, 48), (40, 32), (24, 104), (88, 56))
+    # odd and even, larger and smaller: the positions are resampled in both directions
 
     def ours(self) -> ClassifierConfig:
         small = dict(image_size=(32, 48), patch_size=8, width=48, depth=2, heads=3)
-        return ClassifierConfig(backbone=ViTConfig(**(small | self.backbone)), pool=self.pool, classes=11)
+        return ClassifierConfig(
+            backbone=ViTConfig(**(small | self.backbone)), pool=self.pool, classes=0 if self.pool.projection else 11
+        )
 
     def theirs(self) -> nn.Module:
         small = dict(img_size=(32, 48), patch_size=8, embed_dim=48, depth=2, num_heads=3, num_classes=11)
         net: nn.Module = self.build(**(small | dict(dynamic_img_size=True) | self.timm))
         return net
+
+    def redrawn(self) -> nn.Module:
+        net = self.theirs().eval()
+        redraw(net)
+        if self.pool.projection:  # timm keeps it as a head, whose bias is zero
+            nn.init.zeros_(net.get_parameter("head.bias"))
+        return net
+
+
+DINOV3 = {"position": "none", "rotary": RotaryConfig(), "registers": 4, "layer_scale": 1e-5, "norm_eps": 1e-5}
+DINOV3_TIMM = dict(
+    qkv_bias=True, init_values=1e-5, rope_type="dinov3", rope_temperature=100, rope_rotate_half=True,
+    use_rot_pos_emb=True, use_abs_pos_emb=False, num_reg_tokens=4, use_fc_norm=False, global_pool="avg",
+    norm_layer=partial(nn.LayerNorm, eps=1e-5),
+)  # fmt: skip
+EVA02 = {
+    "mlp": "swiglu", "mlp_ratio": 128 / 48, "rotary": RotaryConfig(base=10_000, reference=(3, 5)),
+    "norm_eps": 1e-6, "final_norm": False,
+}  # fmt: skip
+EVA02_TIMM = dict(mlp_ratio=4 * 2 / 3, swiglu_mlp=True, use_rot_pos_emb=True, ref_feat_shape=(3, 5))
+
+
+def timm_beit(**told: Any) -> nn.Module:
+    del told["dynamic_img_size"]
+    return beit.Beit(**told)
 
 
 FAMILIES = {
@@ -183,54 +170,94 @@ FAMILIES = {
     ),
     "rms": Family({"norm": "rms"}, {"norm_layer": partial(RmsNorm, eps=1e-6)}),
     "no places": Family({"position": "none"}, {"pos_embed": "none"}),
-    "dinov3": Family(
+    "dinov3": Family(DINOV3, DINOV3_TIMM, PoolConfig(kind="mean"), build=eva.Eva, layout="dinov3 qkvb"),
+    "dinov3 gated": Family(
+        DINOV3 | {"mlp": "swiglu", "qkv_bias": False},
+        DINOV3_TIMM | {"qkv_bias": False, "swiglu_mlp": True, "swiglu_align_to": 8},
+        PoolConfig(kind="mean"),
+        build=eva.Eva,
+        layout="dinov3 gated",
+    ),
+    "eva02 small": Family(
+        EVA02,
+        EVA02_TIMM,
+        PoolConfig(kind="mean", norm=True),
+        build=eva.Eva,
+        layout="eva",
+    ),
+    "eva02 base": Family(
+        EVA02 | {"mlp_norm": True},
+        EVA02_TIMM | {"qkv_fused": False, "scale_mlp": True},
+        PoolConfig(kind="mean", norm=True),
+        build=eva.Eva,
+        layout="eva apart",
+    ),
+    "eva02 clip": Family(
+        EVA02 | {"mlp_norm": True, "attention_norm": True, "final_norm": True},
+        EVA02_TIMM | {"qkv_fused": False, "scale_mlp": True, "scale_attn_inner": True, "global_pool": "token"},
+        build=eva.Eva,
+        layout="eva apart",
+    ),
+    "sbb with rotary positions": Family(
         {
-            "position": "rotary",
-            "registers": 4,
-            "layer_scale": 1e-5,
+            "position": "none", "rotary": RotaryConfig(base=10_000, reference=(5, 4)), "class_token": False,
+            "registers": 1, "layer_scale": 1e-5, "final_norm": False,
+        },
+        dict(
+            init_values=1e-5, class_token=False, num_reg_tokens=1, use_rot_pos_emb=True, use_abs_pos_emb=False,
+            ref_feat_shape=(5, 4),
+        ),
+        PoolConfig(kind="mean", norm=True),
+        build=eva.Eva,
+        layout="eva",
+    ),
+    "pe core": Family(
+        {
+            "rotary": RotaryConfig(base=10_000, reference=(4, 6), offset=1), "norm_pre": True, "embed_bias": False,
             "norm_eps": 1e-5,
         },
         dict(
-            qkv_bias=True,
-            init_values=1e-5,
-            rope_type="dinov3",
-            rope_temperature=100,
-            rope_rotate_half=True,
-            use_rot_pos_emb=True,
-            use_abs_pos_emb=False,
-            num_reg_tokens=4,
-            use_fc_norm=False,
-            global_pool="avg",
-            norm_layer=partial(nn.LayerNorm, eps=1e-5),
+            global_pool="map", attn_type="rope", use_pre_transformer_norm=True, use_rot_pos_emb=True,
+            ref_feat_shape=(4, 6), rope_grid_offset=1.0, rope_grid_indexing="xy", attn_pool_num_heads=4,
+            attn_pool_mlp_ratio=4.0, norm_layer=partial(nn.LayerNorm, eps=1e-5),
         ),
-        PoolConfig(kind="mean"),
+        PoolConfig(kind="attention", heads=4, mlp_ratio=4.0, prefix=True, projection=11),
         build=eva.Eva,
-        eva_names=True,
+        layout="pe",
     ),
-}
+    "beit": Family(
+        {"position": "none", "relative": True, "layer_scale": 1e-5, "final_norm": False},
+        dict(init_values=1e-5, use_abs_pos_emb=False, use_rel_pos_bias=True, dynamic_img_size=False),
+        PoolConfig(kind="mean", norm=True),
+        build=timm_beit,
+        layout="beit",
+        sizes=((32, 48),),
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_families(name: str) -> None:
     family = FAMILIES[name]
-    # odd and even, larger and smaller: the positions are resampled in both directions
-    compare(family.ours(), family.theirs(), [(32, 48), (40, 32), (24, 104), (88, 56)], family.eva_names)
+    compare(family.ours(), family.redrawn(), list(family.sizes), family.layout)
 
 
 def test_dinov3_small_as_timm_configures_it() -> None:
-    theirs = timm.create_model("vit_small_patch16_dinov3", depth=2, num_classes=5, img_size=224)
+    theirs = timm.create_model("vit_small_patch16_dinov3", depth=2, num_classes=5, img_size=224).eval()
+    redraw(theirs)
     backbone = ViTConfig(
         width=384,
         depth=2,
         heads=6,
-        position="rotary",
+        position="none",
+        rotary=RotaryConfig(),
         registers=4,
         layer_scale=1e-5,
         norm_eps=1e-5,
         qkv_bias=False,
     )
     cfg = ClassifierConfig(backbone=backbone, pool=PoolConfig(kind="mean"), classes=5)
-    compare(cfg, theirs, [(224, 224), (96, 160)], eva_names=True)
+    compare(cfg, theirs, [(224, 224), (96, 160)], "dinov3")
 
 
 # -- the mutations: what the comparison must see ----------------------------------------------------------------------
@@ -246,10 +273,9 @@ def pairs() -> dict[str, tuple[Classifier, nn.Module]]:
     """Each family twice, with equal weights: built once for all mutations."""
     out = {}
     for name, family in FAMILIES.items():
-        theirs, ours = family.theirs().eval(), Classifier(family.ours()).eval()
-        redraw(theirs)
+        theirs, ours = family.redrawn(), Classifier(family.ours()).eval()
         state = theirs.state_dict()
-        ours.load_state_dict(in_memory(from_eva(state) if family.eva_names else state))
+        ours.load_state_dict(in_memory(LAYOUTS[f"timm/{family.layout}"].read(state, ours.cfg).tensors))
         out[name] = ours, theirs
     return out
 

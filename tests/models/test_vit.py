@@ -15,6 +15,7 @@ from torch._dynamo.testing import CompileCounter
 
 from tessella.config import decode, encode
 from tessella.errors import BadInput
+from tessella.models.architecture import RotaryConfig
 from tessella.models.layers import DropPath
 from tessella.models.position import Place
 from tessella.models.vit import Tokens, ViT, ViTConfig
@@ -25,11 +26,14 @@ OPTIONS: list[dict[str, Any]] = [
     {},
     {"embed": "linear", "stride": 4, "channels": 5},
     {"embed": "stem", "stem_convs": 2, "class_token": False, "position": "sincos"},
-    {"position": "rotary", "head_size": 12, "registers": 3},
+    {"position": "none", "rotary": RotaryConfig(), "head_size": 12, "registers": 3},
     {"position": "none", "class_token": False, "embed_bias": False, "norm": "rms"},
     {"distill_token": True, "registers": 1, "prefix_position": False, "layer_scale": 0.1, "qk_norm": True},
     {"norm_order": "post", "layer_scale": 0.1, "norm_pre": True, "mlp": "swiglu", "qkv_bias": False},
     {"norm": "rms", "qk_norm": True, "mlp": "gelu_tanh", "final_norm": False, "drop_path": 0.2, "indivisible": "pad"},
+    {"position": "none", "relative": True, "registers": 1, "qk_norm": True},
+    {"rotary": RotaryConfig(base=1e4, reference=(3, 5)), "mlp": "swiglu", "mlp_norm": True, "attention_norm": True},
+    {"mlp": "relu", "mlp_norm": True, "indivisible": "cut", "rotary": RotaryConfig(reference=4, offset=1.0)},
     {"mlp": "relu", "position_dropout": 0.1, "mlp_dropout": 0.1, "projection_dropout": 0.1, "attention_dropout": 0.1},
 ]
 each_option = pytest.mark.parametrize("options", OPTIONS, ids=lambda o: ",".join(o) or "plain")
@@ -127,7 +131,7 @@ def test_walk_equals_forward(options: dict[str, Any]) -> None:
 
 
 def test_walk_can_be_changed() -> None:
-    vit = build(position="rotary")
+    vit = build(position="none", rotary=RotaryConfig())
     images = pictures(vit)
     walk = vit.walk(images)
     for step in walk:  # replacing a block by its own halves changes nothing
@@ -226,7 +230,7 @@ def test_a_size_that_patches_do_not_tile_is_refused_or_padded() -> None:
 def test_what_cannot_be_is_refused_with_a_cure() -> None:
     for options, words in [
         ({"width": 30}, "no multiple of model.backbone.heads"),
-        ({"position": "rotary", "heads": 16}, "divisible by 4"),
+        ({"rotary": RotaryConfig(), "heads": 16}, "divisible by 4"),
         ({"position": "sincos", "width": 30, "heads": 3}, "divisible by 4"),
         ({"embed": "stem", "patch_size": 12, "image_size": 24}, "no power of two"),
         ({"stride": 9}, "model.backbone.stride"),
@@ -248,17 +252,18 @@ def test_attention_of_equals_the_slow_softmax(options: dict[str, Any]) -> None:
     for step in vit.walk(pictures(vit)):
         attn, x = step.block.attn, step.x
         q, k, v = attn.queries_keys_values(x if step.block.post else step.block.norm1(x), step.place)
-        slow = torch.zeros(2, 4, x.shape[1], x.shape[1])
+        slow, bias = torch.zeros(2, 4, x.shape[1], x.shape[1]), attn.bias(step.place)
         for b in range(2):
             for head in range(4):
                 for i in range(x.shape[1]):
                     scores = torch.stack([q[b, head, i] @ k[b, head, j] for j in range(x.shape[1])])
-                    slow[b, head, i] = (scores / q.shape[-1] ** 0.5).softmax(0)
+                    added = 0 if bias is None else bias[0, head, i]
+                    slow[b, head, i] = (scores / q.shape[-1] ** 0.5 + added).softmax(0)
         found = step.block.attention_of(x, step.place)
         assert torch.allclose(found, slow, atol=1e-5)
         some = torch.tensor([0, x.shape[1] - 1])
         assert torch.allclose(step.block.attention_of(x, step.place, some), found[:, :, some], atol=1e-6)
-        fused = F.scaled_dot_product_attention(q, k, v)
+        fused = F.scaled_dot_product_attention(q, k, v, bias)
         assert torch.allclose(found @ v, fused, atol=1e-5)  # it is the map that the kernel uses
         if step.index == 1:
             break
@@ -272,7 +277,7 @@ def gradients(vit: ViT, images: Tensor) -> dict[str, Tensor]:
 
 
 def test_remat_gives_equal_gradients_also_with_dropout() -> None:
-    vit = build(drop_path=0.3, mlp_dropout=0.2, attention_dropout=0.1, position="rotary").train()
+    vit = build(drop_path=0.3, mlp_dropout=0.2, attention_dropout=0.1, position="none", rotary=RotaryConfig()).train()
     again = ViT(replace(vit.cfg, remat=True)).train()
     again.load_state_dict(vit.state_dict())
     images = pictures(vit, batch=4)
@@ -304,7 +309,9 @@ def compiled_blocks(vit: ViT, images: Tensor) -> int:
     return int(counter.frame_count)
 
 
-@pytest.mark.parametrize("options", [{}, {"position": "rotary"}, {"layer_scale": 0.1, "qk_norm": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"position": "none", "rotary": RotaryConfig()}, {"layer_scale": 0.1, "qk_norm": True}]
+)
 def test_twelve_blocks_share_one_graph_with_stochastic_depth(options: dict[str, Any]) -> None:
     vit = build(depth=12, drop_path=0.3, **options).train()
     assert compiled_blocks(vit, pictures(vit)) == 1
@@ -328,13 +335,38 @@ def test_a_rate_that_is_a_number_would_make_more_graphs() -> None:
 @pytest.mark.filterwarnings(
     "ignore:Dynamo detected a call to a `functools.lru_cache`"
 )  # pure: tracing through is right
-@pytest.mark.parametrize("position", ["learned", "rotary"])
-def test_forward_is_one_graph(position: str) -> None:
+@pytest.mark.parametrize("options", [{}, {"position": "none", "rotary": RotaryConfig()}, {"relative": True}])
+def test_forward_is_one_graph(options: dict[str, Any]) -> None:
     torch._dynamo.reset()
-    vit = build(position=position)
+    vit = build(**options)
     images = pictures(vit, size=(24, 32))  # another size than configured: the resampling is in the graph
     whole = torch.compile(vit, fullgraph=True, backend="eager")
     assert same(whole(images), vit(images))
+
+
+def test_cutting_is_asked_for_and_leaves_the_rest_out() -> None:
+    cutting = build(indivisible="cut")
+    images = torch.randn(2, 3, 23, 29)
+    assert same(cutting(images), cutting(images[:, :, :16, :24])) and cutting(images).grid == (2, 3)
+    with pytest.raises(BadInput, match="a picture of 7x24 pixels is smaller than a patch of 8"):
+        cutting(torch.randn(1, 3, 7, 24))
+
+
+def test_a_table_of_relative_places_is_that_of_another_grid() -> None:
+    """Interpolated as transformers does it; tokens without a place keep their own rows."""
+    vit = build(position="none", relative=True)
+    attention = vit.units()[0].attn
+    place = vit.embed(torch.randn(1, 3, 24, 40))[1]
+    bias_AQK = attention.bias(place)
+    assert bias_AQK is not None and bias_AQK.shape == (1, 4, 16, 16) and place.related is not None
+    table = attention.relative_position_bias_table
+    assert table is not None
+    old = table[:-3].T.reshape(1, 4, 3, 5)
+    new = torch.nn.functional.interpolate(old, (5, 9), mode="bilinear")[0]
+    assert torch.allclose(bias_AQK[0, :, 1, 2], new[:, 2, 3], atol=1e-6)  # the patch beside on the right
+    assert torch.allclose(bias_AQK[0, :, 1, 6], new[:, 1, 4], atol=1e-6)  # the patch below
+    assert torch.equal(bias_AQK[0, :, 0, 3], table[-3]) and torch.equal(bias_AQK[0, :, 3, 0], table[-2])
+    assert torch.equal(bias_AQK[0, :, 0, 0], table[-1])
 
 
 def test_tower() -> None:
@@ -349,7 +381,7 @@ def test_tower() -> None:
 
 
 def test_bf16_autocast_is_close_to_fp32() -> None:
-    vit = build(position="rotary", qk_norm=True)
+    vit = build(position="none", rotary=RotaryConfig(), qk_norm=True)
     images = pictures(vit)
     right = vit(images)
     with torch.autocast("cpu", torch.bfloat16):
@@ -360,7 +392,7 @@ def test_bf16_autocast_is_close_to_fp32() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("registers", -1), ("head_size", 0), ("mlp_ratio", 0.0), ("norm_eps", -1.0), ("rotary_base", 0.0)],
+    [("registers", -1), ("head_size", 0), ("mlp_ratio", 0.0), ("norm_eps", -1.0)],
 )
 def test_an_edited_card_with_impossible_numbers_is_refused(key: str, value: float) -> None:
     with pytest.raises(BadInput, match=key):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tessella.errors import BadInput
-from tessella.models.architecture import ClassifierConfig, PoolConfig, ViTConfig
+from tessella.models.architecture import ClassifierConfig, PoolConfig, RotaryConfig, ViTConfig
 from tessella.models.classifier import Classifier
 from tessella.objectives.classify import Classify, ClassifyConfig
 from tessella.objectives.lighten import LightenConfig, light, size_at
@@ -23,7 +23,7 @@ from tessella.training.seeds import reseed
 SQUARE = ViTConfig(image_size=16, patch_size=4, width=16, depth=2, heads=2)
 KINDS = {
     "learned, class token": SQUARE,
-    "rotary, registers": replace(SQUARE, position="rotary", registers=3),
+    "rotary, registers": replace(SQUARE, position="none", rotary=RotaryConfig(), registers=3),
     "sincos, mean": replace(SQUARE, position="sincos", class_token=False),
     "not square": replace(SQUARE, image_size=(24, 16)),
     "two heads": replace(SQUARE, distill_token=True),

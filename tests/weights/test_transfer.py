@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tessella.card import Head
 from tessella.errors import BadInput
-from tessella.models.architecture import ClassifierConfig, PoolConfig, ViTConfig
+from tessella.models.architecture import ClassifierConfig, PoolConfig, RotaryConfig, ViTConfig
 from tessella.models.classifier import Classifier
 from tessella.weights import transfer as moving
 from tessella.weights.transfer import Network, channels, difference, positions, transfer
@@ -230,7 +230,8 @@ def test_both_heads_of_a_distilled_network() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [("width", 32), ("depth", 3), ("heads", 4), ("patch_size", 4), ("norm_eps", 1e-5), ("mlp", "quick_gelu"),
-     ("class_token", False), ("registers", 1), ("layer_scale", 1e-5), ("position", "rotary")],
+     ("class_token", False), ("registers", 1), ("layer_scale", 1e-5), ("position", "none"),
+     ("rotary", RotaryConfig()), ("relative", True)],
 )  # fmt: skip
 def test_another_network_is_named(key: str, value: object) -> None:
     source = network()

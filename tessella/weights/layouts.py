@@ -1,0 +1,60 @@
+"""All layouts by name: LIBRARY/KIND. What each table says stands in the file of its library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from . import big_vision, meta, open_clip, timm, transformers
+from .table import Rule, Table
+
+OLD, NEW = "", " in memory"  # transformers: the names of its files, and those that version 5 has in memory
+
+
+def _transformers() -> dict[str, Sequence[Rule]]:
+    out: dict[str, Sequence[Rule]] = {}
+    for new, tail in ((False, OLD), (True, NEW)):
+        out[f"vit{tail}"] = transformers.vit("vit.", new)
+        out[f"deit{tail}"] = transformers.vit("deit.", new)
+        out[f"deit distilled{tail}"] = transformers.vit("deit.", new, distilled=True)
+        out[f"vit bare{tail}"] = transformers.vit("", new)
+        out[f"mae{tail}"] = [*transformers.vit("vit.", new), *transformers.MAE_DECODER]
+        out[f"beit{tail}"] = transformers.beit("beit.", new)
+        for registers in (False, True):
+            for gated in (False, True):
+                kind = "dinov2" + " registers" * registers + " gated" * gated
+                out[kind + tail] = transformers.dinov2("", new, registers, gated)
+    for gated in (False, True):
+        for biases, biased in (("none", ""), ("no keys", " biases")):
+            kind = "dinov3" + " gated" * gated + biased
+            out[kind] = transformers.dinov3("layer.{i}", gated, biases)
+            out[kind + NEW] = transformers.dinov3("model.layer.{i}", gated, biases)
+    out["clip"], out["clip bare"] = transformers.clip("vision_model."), transformers.clip("")
+    out["siglip"], out["siglip bare"] = transformers.siglip("vision_model."), transformers.siglip("")
+    return out
+
+
+def _meta() -> dict[str, Sequence[Rule]]:
+    out: dict[str, Sequence[Rule]] = {
+        "vit": meta.plain(),
+        "mae": meta.mae(),
+        "deit3": meta.deit3(),
+        "beit": meta.beit(),
+    }
+    for gated in (False, True):
+        out["dinov3" + " gated" * gated] = meta.dinov3(gated)
+        for registers in (False, True):
+            out["dinov2" + " registers" * registers + " gated" * gated] = meta.dinov2(registers, gated)
+    return out
+
+
+LAYOUTS: dict[str, Table] = {
+    f"{library}/{kind}": Table(rules)
+    for library, kinds in (
+        ("timm", timm.RULES),
+        ("transformers", _transformers()),
+        ("meta", _meta()),
+        ("open_clip", {"clip": open_clip.clip(), **{f"timm {k}": open_clip.trunk(r) for k, r in timm.RULES.items()}}),
+        ("big_vision", {"vit": big_vision.vit()}),
+    )
+    for kind, rules in kinds.items()
+}

@@ -1,0 +1,195 @@
+"""The layouts of transformers: the names of its files, which version 4 wrote and version 5 still writes, and those that
+version 5 has in memory. It keeps queries, keys and values apart. Left is our side, as it stands in our files.
+"""
+
+from __future__ import annotations
+
+from .table import Joint, Left, Rule
+from .ways import FOLDED, QUERIES_VALUES, QUERY_THEN_KEYS_VALUES, one_more_axis, rows, shaped
+
+BLOCK = "blocks.{i}"
+
+
+def _attention(theirs: str, names: tuple[str, str, str], out: str, biases: str = "all") -> list[Rule]:
+    """`biases`: all, or none of keys, or none."""
+    q, k, v = (f"{theirs}.{name}" for name in names)
+    rules: list[Rule] = [Joint((f"{BLOCK}.attn.qkv.weight",), tuple(f"{n}.weight" for n in (q, k, v)), rows(3))]
+    if biases == "all":
+        rules.append(Joint((f"{BLOCK}.attn.qkv.bias",), tuple(f"{n}.bias" for n in (q, k, v)), rows(3)))
+    elif biases == "no keys":
+        rules.append(Joint((f"{BLOCK}.attn.qkv.bias",), (f"{q}.bias", f"{v}.bias"), QUERIES_VALUES))
+    return [*rules, (f"{BLOCK}.attn.proj.{{kind}}", f"{out}.{{kind}}")]
+
+
+OLD, NEW = ("query", "key", "value"), ("q_proj", "k_proj", "v_proj")
+
+
+def _pairs(ours: str, theirs: str) -> Rule:
+    return (f"{ours}.{{kind}}", f"{theirs}.{{kind}}")
+
+
+def _embeddings(at: str, positions: bool = True) -> list[Rule]:
+    out: list[Rule] = [
+        ("cls_token", f"{at}embeddings.cls_token"),
+        ("dist_token", f"{at}embeddings.distillation_token"),
+        _pairs("patch_embed.proj", f"{at}embeddings.patch_embeddings.projection"),
+        Left(f"{at}embeddings.mask_token"),
+    ]
+    return [*out, ("pos_embed", f"{at}embeddings.position_embeddings")] if positions else out
+
+
+def _heads(distilled: bool = False) -> list[Rule]:
+    if distilled:
+        return [_pairs("head", "cls_classifier"), _pairs("head_dist", "distillation_classifier")]
+    return [_pairs("head", "classifier")]
+
+
+def vit(at: str, new: bool, distilled: bool = False) -> list[Rule]:
+    """ViT, DeiT and the encoder of MAE; `at`: what stands before their names, such as "vit."."""
+    layer = f"{at}layers.{{i}}" if new else f"{at}encoder.layer.{{i}}"
+    inner = f"{layer}.attention" if new else f"{layer}.attention.attention"
+    return [
+        *_embeddings(at),
+        *_attention(inner, NEW if new else OLD, f"{layer}.attention.{'o_proj' if new else 'output.dense'}"),
+        _pairs(f"{BLOCK}.norm1", f"{layer}.layernorm_before"),
+        _pairs(f"{BLOCK}.norm2", f"{layer}.layernorm_after"),
+        _pairs(f"{BLOCK}.mlp.fc1", f"{layer}.mlp.fc1" if new else f"{layer}.intermediate.dense"),
+        _pairs(f"{BLOCK}.mlp.fc2", f"{layer}.mlp.fc2" if new else f"{layer}.output.dense"),
+        _pairs("norm", f"{at}layernorm"),
+        _pairs("pre_logits", f"{at}pooler.dense"),
+        *_heads(distilled),
+    ]
+
+
+def beit(at: str, new: bool) -> list[Rule]:
+    """The norm behind the mean of the patches is the pooler's; tables of relative positions lie in each layer."""
+    layer = f"{at}layers.{{i}}" if new else f"{at}encoder.layer.{{i}}"
+    inner = f"{layer}.attention" if new else f"{layer}.attention.attention"
+    table = "relative_position_bias" if new else "attention.attention.relative_position_bias"
+    return [
+        *_embeddings(at),
+        *_attention(inner, NEW if new else OLD, f"{layer}.attention.{'o_proj' if new else 'output.dense'}", "no keys"),
+        (f"{BLOCK}.attn.relative_position_bias_table", f"{layer}.{table}.relative_position_bias_table"),
+        Left(f"{layer}.{table}.relative_position_index"),
+        (f"{BLOCK}.ls1.gamma", f"{layer}.lambda_1"),
+        (f"{BLOCK}.ls2.gamma", f"{layer}.lambda_2"),
+        _pairs(f"{BLOCK}.norm1", f"{layer}.layernorm_before"),
+        _pairs(f"{BLOCK}.norm2", f"{layer}.layernorm_after"),
+        _pairs(f"{BLOCK}.mlp.fc1", f"{layer}.mlp.fc1" if new else f"{layer}.intermediate.dense"),
+        _pairs(f"{BLOCK}.mlp.fc2", f"{layer}.mlp.fc2" if new else f"{layer}.output.dense"),
+        _pairs("fc_norm", f"{at}pooler.layernorm"),
+        _pairs("norm", f"{at}layernorm"),
+        *_heads(),
+    ]
+
+
+def dinov2(at: str, new: bool, registers: bool, gated: bool) -> list[Rule]:
+    layer = f"{at}encoder.layer.{{i}}"
+    inner = f"{layer}.attention" if new else f"{layer}.attention.attention"
+    places: list[Rule] = [("pos_embed", f"{at}embeddings.position_embeddings")]
+    if registers:  # the class token has a place, the registers have none
+        parts = (f"{at}embeddings.cls_token", f"{at}embeddings.position_embeddings")
+        places = [Joint(("cls_token", "pos_embed"), parts, FOLDED), ("reg_token", f"{at}embeddings.register_tokens")]
+    mlp: list[Rule] = [_pairs(f"{BLOCK}.mlp.fc1", f"{layer}.mlp.fc1"), _pairs(f"{BLOCK}.mlp.fc2", f"{layer}.mlp.fc2")]
+    if gated and new:
+        parts = (f"{layer}.mlp.gate_proj.{{kind}}", f"{layer}.mlp.up_proj.{{kind}}")
+        mlp = [
+            Joint((f"{BLOCK}.mlp.fc1.{{kind}}",), parts, rows(2)),
+            _pairs(f"{BLOCK}.mlp.fc2", f"{layer}.mlp.down_proj"),
+        ]
+    elif gated:
+        mlp = [
+            _pairs(f"{BLOCK}.mlp.fc1", f"{layer}.mlp.weights_in"),
+            _pairs(f"{BLOCK}.mlp.fc2", f"{layer}.mlp.weights_out"),
+        ]
+    return [
+        *places,
+        *_embeddings(at, positions=False),
+        *_attention(inner, NEW if new else OLD, f"{layer}.attention.{'o_proj' if new else 'output.dense'}"),
+        (f"{BLOCK}.ls1.gamma", f"{layer}.layer_scale1.lambda1"),
+        (f"{BLOCK}.ls2.gamma", f"{layer}.layer_scale2.lambda1"),
+        _pairs(f"{BLOCK}.norm1", f"{layer}.norm1"),
+        _pairs(f"{BLOCK}.norm2", f"{layer}.norm2"),
+        *mlp,
+        _pairs("norm", f"{at}layernorm"),
+    ]
+
+
+def dinov3(layer: str, gated: bool, biases: str) -> list[Rule]:
+    """`layer`: "layer.{i}" in files, "model.layer.{i}" in memory."""
+    mlp: list[Rule] = [
+        _pairs(f"{BLOCK}.mlp.fc1", f"{layer}.mlp.up_proj"),
+        _pairs(f"{BLOCK}.mlp.fc2", f"{layer}.mlp.down_proj"),
+    ]
+    if gated:
+        parts = (f"{layer}.mlp.gate_proj.{{kind}}", f"{layer}.mlp.up_proj.{{kind}}")
+        mlp[0] = Joint((f"{BLOCK}.mlp.fc1.{{kind}}",), parts, rows(2))
+    return [
+        ("cls_token", "embeddings.cls_token"),
+        ("reg_token", "embeddings.register_tokens"),
+        Left("embeddings.mask_token"),
+        _pairs("patch_embed.proj", "embeddings.patch_embeddings"),
+        *_attention(f"{layer}.attention", NEW, f"{layer}.attention.o_proj", biases),
+        (f"{BLOCK}.ls1.gamma", f"{layer}.layer_scale1.lambda1"),
+        (f"{BLOCK}.ls2.gamma", f"{layer}.layer_scale2.lambda1"),
+        _pairs(f"{BLOCK}.norm1", f"{layer}.norm1"),
+        _pairs(f"{BLOCK}.norm2", f"{layer}.norm2"),
+        *mlp,
+        _pairs("norm", "norm"),
+    ]
+
+
+def clip(at: str, projection: str = "visual_projection") -> list[Rule]:
+    """The image side of CLIP; `at`: "vision_model." in files. What is of the text is left out."""
+    layer = f"{at}encoder.layers.{{i}}"
+    return [
+        Joint(("cls_token",), (f"{at}embeddings.class_embedding",), shaped(1, 1, -1)),
+        Joint(("pos_embed",), (f"{at}embeddings.position_embedding.weight",), one_more_axis()),
+        _pairs("patch_embed.proj", f"{at}embeddings.patch_embedding"),
+        _pairs("norm_pre", f"{at}pre_layrnorm"),
+        *_towers(layer),
+        _pairs("norm", f"{at}post_layernorm"),
+        _pairs("projection", projection),
+        Left(f"{at}embeddings.position_ids"),
+        Left("text_model.{*rest}"),
+        Left("text_projection.weight"),
+        Left("logit_scale"),
+    ]
+
+
+def _towers(layer: str) -> list[Rule]:
+    return [
+        *_attention(f"{layer}.self_attn", NEW, f"{layer}.self_attn.out_proj"),
+        _pairs(f"{BLOCK}.norm1", f"{layer}.layer_norm1"),
+        _pairs(f"{BLOCK}.norm2", f"{layer}.layer_norm2"),
+        _pairs(f"{BLOCK}.mlp.fc1", f"{layer}.mlp.fc1"),
+        _pairs(f"{BLOCK}.mlp.fc2", f"{layer}.mlp.fc2"),
+    ]
+
+
+def siglip(at: str) -> list[Rule]:
+    """The image side of SigLIP and SigLIP 2 of fixed sizes; its pool is torch's MultiheadAttention."""
+    pool = f"{at}head"
+    return [
+        Joint(("pos_embed",), (f"{at}embeddings.position_embedding.weight",), one_more_axis()),
+        _pairs("patch_embed.proj", f"{at}embeddings.patch_embedding"),
+        *_towers(f"{at}encoder.layers.{{i}}"),
+        _pairs("norm", f"{at}post_layernorm"),
+        ("attn_pool.latent", f"{pool}.probe"),
+        Joint(
+            ("attn_pool.q.weight", "attn_pool.kv.weight"), (f"{pool}.attention.in_proj_weight",), QUERY_THEN_KEYS_VALUES
+        ),
+        Joint(("attn_pool.q.bias", "attn_pool.kv.bias"), (f"{pool}.attention.in_proj_bias",), QUERY_THEN_KEYS_VALUES),
+        _pairs("attn_pool.proj", f"{pool}.attention.out_proj"),
+        _pairs("attn_pool.norm", f"{pool}.layernorm"),
+        _pairs("attn_pool.mlp.fc1", f"{pool}.mlp.fc1"),
+        _pairs("attn_pool.mlp.fc2", f"{pool}.mlp.fc2"),
+        _pairs("head", "classifier"),
+        Left(f"{at}embeddings.position_ids"),
+        Left("text_model.{*rest}"),
+        Left("logit_scale"),
+        Left("logit_bias"),
+    ]
+
+
+MAE_DECODER: list[Rule] = [Left("decoder.{*rest}")]
