@@ -1,18 +1,12 @@
-"""Tensors out of anyone's weights file, into a network, and into and out of a model folder. No file can run code here.
-
-A file that is truncated, hostile or of an unknown kind is a BadInput; a network is loaded completely or not at all.
-"""
+"""Tensors into a network, and into and out of a model folder: completely or not at all."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import sys
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +19,6 @@ from . import native
 from .table import rename
 
 WEIGHTS = "model.safetensors"
-_WRAPPERS = ("model", "state_dict", "model_state_dict")  # keys under which training scripts put the weights
 _SHOWN = 5  # names in an error
 LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}  # left by file browsers; no loss
 
@@ -36,58 +29,6 @@ class Report:
 
     matched: int  # tensors loaded
     total: int  # tensors that the network has
-
-
-# -- any file --------------------------------------------------------------------------------------------------------
-
-
-def _print(note: str) -> None:
-    print(note, file=sys.stderr)
-
-
-def read_tensors(path: Path | str, note: Callable[[str], None] = _print) -> dict[str, Tensor]:
-    """A safetensors file, or what torch.save wrote as long as it is tensors in plain containers.
-
-    Says in a `note` what it took the tensors out of, and left behind.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise BadInput(f"{path} is not a file; give a .safetensors, .pth, .pt or .bin file")
-    if path.suffix == ".safetensors":
-        return tensorfile.read(path)
-    if path.suffix in (".pth", ".pt", ".bin"):
-        return _pick(path, _unpickled(path), note)
-    raise BadInput(f"{path} is not a weights file by its name; give a .safetensors, .pth, .pt or .bin file")
-
-
-def _unpickled(path: Path) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old formats and storages: nothing that the user can mend
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a hostile file decides what is raised here, so any kind of it means the same
-        raise BadInput(
-            f"{path} is damaged or holds more than tensors ({type(error).__name__}; nothing in it was run); "
-            "get it again, or have its tensors exported as safetensors"
-        ) from None
-
-
-def _pick(path: Path, found: Any, note: Callable[[str], None]) -> dict[str, Tensor]:
-    if not isinstance(found, dict):
-        raise BadInput(f"{path} holds a {type(found).__name__}; expected tensors by name")
-    if not _is_flat(found):
-        inside = [key for key in _WRAPPERS if isinstance(found.get(key), dict) and _is_flat(found[key])]
-        if len(inside) != 1:
-            keys = _some(repr(key) for key in found) or "nothing"
-            raise BadInput(f"{path} holds {keys}; expected tensors by name, also under one of {', '.join(_WRAPPERS)}")
-        left = _some(repr(key) for key in found if key != inside[0]) or "nothing"
-        note(f"{path}: took the tensors under {inside[0]!r} and left {left}")
-        found = found[inside[0]]
-    return {name: tensor.detach() for name, tensor in found.items()}
-
-
-def _is_flat(found: dict[Any, Any]) -> bool:
-    return bool(found) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items())
 
 
 # -- into a network --------------------------------------------------------------------------------------------------

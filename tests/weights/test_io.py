@@ -26,7 +26,8 @@ from tessella.models.build import network
 from tessella.models.classifier import Classifier, ClassifierConfig, PoolConfig
 from tessella.models.vit import ViTConfig
 from tessella.weights import native
-from tessella.weights.io import load_into, read_model, read_tensors, write_model
+from tessella.weights.files import read_tensors
+from tessella.weights.io import load_into, read_model, write_model
 
 TINY = ViTConfig(image_size=32, patch_size=16, width=192, depth=1, heads=3)
 CLASSIFIERS = {
