@@ -62,7 +62,8 @@ def ours(root: Path, asked: argparse.Namespace, seed: int) -> dict[str, Any]:
     """`tessella train` with nothing given but weights and steps; `tessella evaluate` on the test part."""
     from tessella.config import read_plain
 
-    words = ["train", str(root / "photos"), "--weights", str(asked.weights), "--seed", str(seed)]
+    words = ["train", str(root / "photos"), "--weights", str(asked.weights), "--model", "deit_t16"]
+    words += ["--seed", str(seed)]
     words += ["--folder", str(root / "runs"), "--train.evaluate_every", "100000", *shlex.split(asked.ours)]
     steps, speed = asked.steps, None
     if not steps:

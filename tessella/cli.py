@@ -209,13 +209,15 @@ def check(
 
 @app.command("list")
 def list_(
-    name: Annotated[str | None, typer.Argument(help="One architecture, to see all of it.")] = None,
+    name: Annotated[str | None, typer.Argument(help="One architecture, or weights, to see all of it.")] = None,
+    family: Annotated[str | None, typer.Option(help="Weights of one family, or all: known by name.")] = None,
     for_: Annotated[str | None, typer.Option("--for", help="Pictures: which architecture suits them here.")] = None,
     device: Annotated[str | None, typer.Option(help="With --for: where speed is measured.")] = None,
     max_ms: Annotated[float | None, typer.Option(help="With --for: milliseconds that a picture may take.")] = None,
     json: Json = False,
 ) -> None:
-    """Architectures: picture size, parameters, multiply-adds; with --for also speed here, and which to take."""
+    """Architectures, and known weights: picture size, parameters, multiply-adds; with --for also speed here, and which
+    to take."""
     from .verbs.listing import listing, tell
 
     if for_ is not None:
@@ -225,7 +227,7 @@ def list_(
     for option, value in (("--device", device), ("--max-ms", max_ms)):
         if value is not None:
             raise BadInput(f"{option} is about pictures; say which: tessella list --for photos/ {option} {value}")
-    tell(listing(name), json)
+    tell(listing(name, family), json)
 
 
 @app.command()

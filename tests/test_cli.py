@@ -312,6 +312,16 @@ def test_list_prints(world: World) -> None:
     assert "depth = 12" in commands.run("list", "vit_b16").out
 
 
+def test_list_shows_weights_by_name() -> None:
+    rows = json.loads(commands.run("list", "--family", "dinov2", "--json").out)
+    assert len(rows) == 8 and {row["licence"] for row in rows} == {"apache-2.0"}
+    told = commands.run("list", "--family", "all").out
+    assert "deit_t16" in told and "timm/vit_giant_patch14_reg4_dinov2.lvd142m" in told, "no name is cut"
+    assert "backbone.heads = 3" in commands.run("list", "deit_t16").out
+    wrong = commands.run("list", "--family", "dinov22")
+    assert wrong.code == 2 and "did you mean 'dinov2'" in wrong.err
+
+
 def test_doctor_prints() -> None:
     told = json.loads(commands.run("doctor", "--json").out)
     assert told["packages"]["torch"] and told["decode_per_s"] > 0 and told["disk_free_gb"] > 0

@@ -25,11 +25,17 @@ def load(source: str | Path, like: str | None = None, device: str = "cpu", headl
         raise BadInput(f"{what}; was it edited?") from None
     load_into(built, found.tensors)
     if found.bare:
-        side = " x ".join(str(n) for n in found.card.preprocess["image"].size)
-        named = ", and classes by number" if found.card.heads[0].classes else ""
-        told = f"assumed {side} px, crop 0.9, bicubic, ImageNet's mean and deviation{named}"
-        print(f"{found.place.name} holds weights only: {told}", file=sys.stderr)
+        print(f"{found.place.name} holds weights only: {_assumptions(found)}", file=sys.stderr)
     return Model(built, found.card, device)
+
+
+def _assumptions(found: Weights) -> str:
+    image = found.card.preprocess["image"]
+    side = " x ".join(str(n) for n in image.size)
+    named = ", and classes by number" if found.card.heads[0].classes else ""
+    if found.entry is None:
+        return f"assumed {side} px, crop 0.9, bicubic, ImageNet's mean and deviation{named}"
+    return f"read as {found.entry.name}: {side} px, {image.resize}, crop {image.crop:g}, {image.interpolation}{named}"
 
 
 def _refuse_contradictions(found: Weights, headless: bool) -> None:

@@ -17,6 +17,7 @@ from ..errors import BadInput
 from ..models.architecture import ClassifierConfig, ViTConfig
 from ..models.presets import PRESETS, classifier
 from ..training import state
+from ..weights.catalog import CATALOG
 from ..weights.opened import Weights, open_weights
 from ..weights.transfer import Network, Transfer, difference, transfer
 
@@ -62,15 +63,20 @@ class Adopted:
 
     def origins(self, backbone: ViTConfig) -> dict[str, str]:
         """Who decided what follows from the weights. Mean and deviation are not measured where the card says them."""
-        told = "chosen: " + ("what such files usually take" if self.weights.bare else "the card of the weights")
+        entry = self.weights.entry
+        told = "chosen: " + ("the card of the weights" if not self.weights.bare else "what such files usually take")
+        told = f"chosen: that of {entry.name}" if entry is not None else told
         settled = {"preprocess": told, "licence": told, "weights_sha256": "chosen: that of the weights"}
-        if not self.weights.bare and self.weights.card.preprocess["image"].channels == backbone.channels:
+        known = not self.weights.bare or entry is not None
+        if known and self.weights.card.preprocess["image"].channels == backbone.channels:
             settled |= {"preprocess.mean": told, "preprocess.std": told}
         return settled | {f"model.backbone.{name}": "recipe" for name in DROPPED}
 
     @property
     def name(self) -> str:
-        """Of the preset that this is, or its sizes."""
+        """Of the weights, of the preset that this is, or its sizes."""
+        if self.weights.entry is not None:
+            return self.weights.entry.name
         found = [n for n in PRESETS if difference(self.network.config, classifier(n, 0)) is None]
         b = self.network.config.backbone
         return found[0] if found else f"width {b.width}, depth {b.depth}, patches of {b.patch_size}"
@@ -94,14 +100,17 @@ def adopt(sources: Sequence[Mapping[str, Any]], model: str | None) -> Adopted | 
         raise BadInput(f"weights is {path!r}; give the path of a run, a model folder or a weights file")
     like: str | ClassifierConfig | None = model
     shape = {key.removeprefix("model."): value for key, value in flat.items() if key.startswith("model.")}
-    if model is not None and shape:
+    if model is not None and shape and model not in CATALOG:
         like, _ = override(classifier(model, 0), [shape])
     found = _opened(path, like)
     if pinned and pinned != found.sha256:
         raise BadInput(f"{path} has the sha256 {found.sha256}, not {pinned}; get it again, or leave weights_sha256 out")
     adopted = Adopted(found, found.network)
-    differs = difference(adopted.network.config, classifier(model, 0)) if model is not None else None
-    if differs is not None and not found.bare:
+    differs = None
+    if model is not None and not found.bare:
+        wanted = CATALOG[model].architecture if model in CATALOG else classifier(model, 0)
+        differs = difference(adopted.network.config, wanted)
+    if differs is not None:
         raise BadInput(f"{path} is no {model}: {differs}; leave --model out, the weights say what they are")
     return adopted
 

@@ -37,6 +37,7 @@ from ..training import choose, distributed, state
 from ..training.memory import peak_bytes, show
 from ..training.sinks import refuse_missing
 from ..training.trainer import train as train_objective
+from ..weights.catalog import CATALOG
 from . import fit, report
 from .adopt import Adopted, adopt, start_again
 from .doctor import machine
@@ -127,7 +128,10 @@ class Asked:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for what, name, known in (("recipe", self.recipe, RECIPES), ("architecture", self.model, PRESETS)):
+        for what, name, known in (
+            ("recipe", self.recipe, RECIPES),
+            ("architecture", self.model, {**PRESETS, **CATALOG}),
+        ):
             if name is not None and name not in known:
                 raise BadInput(f"there is no {what} {name!r}{nearest(name, known)}")
 
@@ -303,6 +307,9 @@ def _start(draft: Run, asked: Asked, splits: Splits, adopted: Adopted | None) ->
         return replace(run, size=size), reasons
     if recipe in ADAPTING:
         raise BadInput(f"the recipe {recipe} starts from weights; add --weights RUN, MODEL or FILE")
+    if model in CATALOG:
+        where = CATALOG[model].origins[0].id
+        raise BadInput(f"{model} names weights; add --weights FILE, the file of {where}")
     side = median_side(splits.train)
     if recipe is None:
         recipe = "compact" if side <= SMALL and (model is None or model.startswith("vit_n")) else "scratch"

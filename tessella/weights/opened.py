@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -14,12 +14,16 @@ from ..errors import BadInput
 from ..models.architecture import ClassifierConfig, ViTConfig
 from ..models.presets import PRESETS, classifier
 from . import native
+from .catalog import CATALOG, COUNTS, Entry
+from .files import read_tensors
 from .guess import candidates, fitted
-from .io import WEIGHTS, read_model, read_tensors
+from .io import WEIGHTS, read_model
+from .layouts import LAYOUTS
+from .recognise import Match, nearest, recognise, told
 from .table import rename
 from .transfer import Network
 
-Like = ClassifierConfig | str | None  # the architecture of a bare file, or the preset that names it
+Like = ClassifierConfig | str | None  # the architecture of a bare file, or its name: of the catalogue, or of a preset
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class Weights:
     place: Path  # the file, or the folder with model.json
     card: Card
     tensors: dict[str, Tensor]  # by the network's names in memory
-    bare: bool  # no card lay beside them: preprocessing is assumed, and classes have numbers instead of names
+    bare: bool  # no card lay beside them: classes have numbers instead of names, and
+    entry: Entry | None = None  # preprocessing is that of this entry of the catalogue; None: assumed
 
     @property
     def network(self) -> Network:
@@ -75,7 +80,10 @@ def _from_folder(path: Path) -> Weights:
 
 def _from_file(path: Path, like: Like) -> Weights:
     tensors = read_tensors(path)
-    if like is None:
+    if like is None or (isinstance(like, str) and like in CATALOG):
+        match = _match(path, tensors, like)
+        if match is not None:
+            return _as_known(path, tensors, match)
         like = _certain(path, tensors)
     elif isinstance(like, str) and (found := candidates(tensors)) and like not in found:
         raise BadInput(f"{path} is no {like}: by its shapes it is {' or '.join(found)}; name that instead")
@@ -84,12 +92,60 @@ def _from_file(path: Path, like: Like) -> Weights:
     return Weights(path, assumed(cfg, path, len(tensors)), named, bare=True)
 
 
+def _match(path: Path, tensors: dict[str, Tensor], like: str | None) -> Match | None:
+    """The one reading of the file by the catalogue; several that would answer otherwise are refused."""
+    found = recognise(tensors, like)
+    if not found and like is not None:
+        near = nearest(tensors, like)
+        raise BadInput(f"{path} is no {like}: {told(near) if near else 'none of its names is known there'}")
+    names = list(dict.fromkeys(match.name for match in found))
+    if len({(CATALOG[n].preprocess, CATALOG[n].architecture, CATALOG[n].labels) for n in names}) > 1:
+        what = f"{path} fits {', '.join(names)}, which want other pictures or mean other classes"
+        raise BadInput(f"{what}; add --like NAME, one of these")
+    return found[0] if found else None
+
+
+def _as_known(path: Path, tensors: dict[str, Tensor], match: Match) -> Weights:
+    entry, cfg = CATALOG[match.name], match.architecture
+    bare = {name.removeprefix(match.prefix): tensor for name, tensor in tensors.items()}
+    read = LAYOUTS[match.layout].read(bare, cfg)
+    named = rename(read.tensors, native.from_file(encode(cfg), read.tensors))
+    labels = entry.labels if cfg.classes == COUNTS[entry.labels] else ""
+    classes = tuple(f"class {i}" for i in range(cfg.classes))
+    card = Card(
+        architecture=encode(cfg),
+        heads=(Head(name="label", task="classify", classes=classes),),
+        preprocess={"image": _of_size(entry.preprocess, cfg)},
+        licence=entry.licence,
+        provenance={
+            "file": path.name, "tensors": len(tensors), "left": list(read.left), "like": entry.name,
+            "layout": match.layout, "labels": labels,
+        },
+    )  # fmt: skip
+    return Weights(path, card, named, bare=True, entry=entry)
+
+
+def _of_size(known: Preprocess, cfg: ClassifierConfig) -> Preprocess:
+    """What the entry says, for the size and the channels that the tensors are for."""
+    channels = cfg.backbone.channels
+    out = replace(known, size=cfg.backbone.size)
+    if channels == known.channels:
+        return out
+    mean, std = ((sum(v) / len(v),) * channels for v in (known.mean, known.std))
+    return replace(out, channels=channels, mean=mean, std=std)
+
+
 def _certain(path: Path, tensors: dict[str, Tensor]) -> str:
     found = candidates(tensors)
     if len(found) == 1:
         return found[0]
-    what = f"fits {' and '.join(found)}" if found else "does not say which architecture it is"
-    raise BadInput(f"{path} {what}; add --like NAME, one of {', '.join(found or PRESETS)}")
+    if found:
+        raise BadInput(f"{path} fits {' and '.join(found)}; add --like NAME, one of {', '.join(found)}")
+    near = nearest(tensors)
+    if near is not None and 2 * near.fit > near.wanted:
+        raise BadInput(f"{path} does not say which architecture it is; what comes next: {told(near)}")
+    what = f"{path} does not say which architecture it is"
+    raise BadInput(f"{what}; add --like NAME, one of {', '.join(PRESETS)}, or of `tessella list`")
 
 
 def assumed(cfg: ClassifierConfig, path: Path, count: int) -> Card:

@@ -24,7 +24,7 @@ def test_deit_tiny_gives_timms_logits(photos: dict[str, Path], shared_data: Path
     known = np.load(shared_data / "weights" / "deit_tiny_reference_logits_imagenet250.npz")
     some = slice(0, 250, 10)
     paths = [photos[Path(str(name)).name] for name in known["files"][some]]
-    model = ts.load(shared_data / "weights" / "deit_tiny_patch16_224_lnq8.safetensors", like="vit_t16")
+    model = ts.load(shared_data / "weights" / "deit_tiny_patch16_224_lnq8.safetensors", like="deit_t16")
     logits = model.logits(paths)
     assert np.abs(logits - known["deit_tiny"][some]).max() < 1e-3
     assert np.abs(logits - known["deit_tiny"][some][::-1]).max() > 1  # the mutation: pictures swapped

@@ -141,19 +141,23 @@ def test_preprocessing_comes_from_the_card(world: World, tmp_path: Path) -> None
 )
 def test_small_pictures_are_not_enlarged(side: int, size: int, shared_data: Path) -> None:
     """But never below half of what the weights saw; 0: as they saw them."""
-    found = adopt([{"weights": shared_data / "weights" / "deit_tiny_patch16_224_lnq8.safetensors"}], None)
+    found = adopt([{"weights": shared_data / "weights" / "deit_tiny_patch16_224_lnq8.safetensors"}], "deit_t16")
     assert found is not None and found.size_for(side) == size
 
 
 def test_real_deit_tiny(world: World, shared_data: Path) -> None:
-    """A bare file: its shapes say which architecture it is; its 1,000 outputs have no names here."""
+    """A bare file: it might be of AugReg by its shapes, and is not guessed; its 1,000 outputs have no names here."""
     file = shared_data / "weights" / "deit_tiny_patch16_224_lnq8.safetensors"
-    done = commands.run("train", world.photos, "--weights", file, "--size", "64", *words(STILL))
+    asked = ("train", world.photos, "--weights", file, "--size", "64", *words(STILL))
+    vague = commands.run(*asked)
+    assert vague.code == 2 and "fits vit_t16.augreg, deit_t16" in vague.err and "--model NAME" in vague.err, vague.err
+    done = commands.run(*asked, "--model", "deit_t16")
     assert done.code == 0, done.err
     assert "loaded 149 tensors; resized positions 14x14 to 4x4; head new: 3 outputs instead of 1000" in said(done.err)
-    assert "recipe = finetune" in done.err and "model = vit_t16" in done.err
+    assert "recipe = finetune" in done.err
     card = ts.load("runs/photos-1").card
     assert card.preprocess["image"].mean == (0.485, 0.456, 0.406) and card.preprocess["image"].crop == 0.9
+    assert card.licence == "apache-2.0"
     known = read(file)
     shipped = read(Path("runs/photos-1/model/model.safetensors"))
     moved = {name for name in known if not torch.equal(shipped[name], known[name])} if shipped else set()

@@ -75,9 +75,9 @@ def test_two_of_the_same_shapes_are_listed(tmp_path: Path, monkeypatch: pytest.M
     """Heads do not show in shapes."""
     from dataclasses import replace
 
-    twins = {**PRESETS, "vit_t16_heads6": replace(PRESETS["vit_t16"], heads=6)}
+    twins = {**PRESETS, "vit_m16_heads4": replace(PRESETS["vit_m16"], heads=4)}
     monkeypatch.setattr(guess, "PRESETS", twins)
-    save_file({n: torch.zeros(t.shape) for n, t in bare("vit_t16").items()}, tmp_path / "w.safetensors")
-    with pytest.raises(BadInput, match="fits vit_t16 and vit_t16_heads6; add --like NAME, one of"):
+    save_file({n: torch.zeros(t.shape) for n, t in bare("vit_m16").items()}, tmp_path / "w.safetensors")
+    with pytest.raises(BadInput, match="fits vit_m16 and vit_m16_heads4; add --like NAME, one of"):
         open_weights(tmp_path / "w.safetensors")
-    assert open_weights(tmp_path / "w.safetensors", "vit_t16").network.config.backbone.heads == 3
+    assert open_weights(tmp_path / "w.safetensors", "vit_m16").network.config.backbone.heads == 8
