@@ -298,9 +298,13 @@ def main() -> None:
                 found = ours(root, asked, seed) if who == "ours" else peer(who, root, asked, seed)
                 rows.append({"who": who, "seed": seed, **found})
                 print(json.dumps(rows[-1]), flush=True)
-    record.table(list(rows[0]), [list(row.values()) for row in rows])
+    record.table(list(rows[0]), [[row[key] for key in rows[0]] for row in rows])
     mean = {who: 100 * statistics.mean(r["test"] for r in rows if r["who"] == who) for who in asked.who}
-    judged = [record.verdict(f"{who}, test, per cent", mean["ours"], mean[who], True) for who in mean if "ours" in mean]
+    judged = [
+        record.verdict(f"{who}, test, per cent", mean["ours"], mean[who], True)
+        for who in PEERS
+        if {who, "ours"} <= mean.keys()
+    ]
     if "ours" in mean:
         judged.append(record.verdict("ours, test, per cent", mean["ours"], BAR, True))
     record.show(judged)
