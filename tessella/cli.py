@@ -21,7 +21,9 @@ UsageError: Any = typer.BadParameter.__base__  # click's, or the copy of click t
 LOOSE = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
-Like = Annotated[str | None, typer.Option(help="The architecture of a bare weights file, such as vit_t16.")]
+Like = Annotated[
+    str | None, typer.Option(help="What a bare weights file is: a name of `list --family all`, or of `list`.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:0 or mps.")]
 Workers = Annotated[int | None, typer.Option(help="Processes that load pictures; 0: none.")]
 MaxBad = Annotated[float | None, typer.Option(help="Share of unreadable pictures above which it stops; 0.01.")]
@@ -61,7 +63,7 @@ def train(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Architecture; see `tessella list`.")] = None,
     weights: Annotated[
-        str | None, typer.Option(help="Start from these: a run, a model folder, a weights file.")
+        str | None, typer.Option(help="Start from these: a run, a model folder, a weights file, a known name.")
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="compact (up to 112 px) or scratch; with --weights finetune or probe.")
@@ -131,7 +133,9 @@ def train(
 
 @app.command(context_settings=LOOSE)
 def evaluate(
-    source: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, model folder or weights file.")],
+    source: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A run folder, model folder, weights file, or a known name.")
+    ],
     data: Annotated[str, typer.Argument(help="Labelled pictures: whatever `train` takes.")],
     words: Annotated[
         list[str] | None,
@@ -167,7 +171,9 @@ def evaluate(
 
 @app.command()
 def predict(
-    source: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, model folder or weights file.")],
+    source: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A run folder, model folder, weights file, or a known name.")
+    ],
     pictures: Annotated[list[str], typer.Argument(help="Picture files or folders of them.")],
     top: Annotated[int, typer.Option(help="How many classes to name.", min=1)] = 5,
     like: Like = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..models.architecture import ClassifierConfig, ViTConfig
 from ..models.presets import PRESETS, classifier
 from ..training import state
 from ..weights.catalog import CATALOG
+from ..weights.hub import is_id
 from ..weights.opened import Weights, open_weights
 from ..weights.transfer import Network, Transfer, difference, transfer
 
@@ -30,6 +32,7 @@ class Adopted:
 
     weights: Weights
     network: Network
+    called: str  # a path, or a name of the catalogue or of a hub
 
     def start(self, recipe: Run) -> Run:
         """The recipe with the weights' architecture; what is dropped in training stays the recipe's."""
@@ -37,7 +40,9 @@ class Adopted:
         backbone = replace(cfg.backbone, **{name: getattr(b, name) for name in DROPPED}, remat=b.remat)
         model = replace(cfg, backbone=backbone, classes=0, dropout=recipe.model.dropout)
         licence = recipe.licence or self.weights.card.licence
-        return replace(recipe, model=model, licence=licence, weights_sha256=self.weights.sha256)
+        like = "" if self.weights.entry is None else self.weights.entry.name
+        found = replace(recipe, weights=self.called, weights_sha256=self.weights.sha256, weights_like=like)
+        return replace(found, model=model, licence=licence)
 
     def preprocess(self, backbone: ViTConfig, resize: Any = None) -> Preprocess:
         """As the weights saw their pictures, at the size and with the channels of now."""
@@ -66,7 +71,8 @@ class Adopted:
         entry = self.weights.entry
         told = "chosen: " + ("the card of the weights" if not self.weights.bare else "what such files usually take")
         told = f"chosen: that of {entry.name}" if entry is not None else told
-        settled = {"preprocess": told, "licence": told, "weights_sha256": "chosen: that of the weights"}
+        own = "chosen: that of the weights"
+        settled = {"preprocess": told, "licence": told, "weights_sha256": own, "weights_like": own}
         known = not self.weights.bare or entry is not None
         if known and self.weights.card.preprocess["image"].channels == backbone.channels:
             settled |= {"preprocess.mean": told, "preprocess.std": told}
@@ -93,11 +99,12 @@ class Adopted:
 def adopt(sources: Sequence[Mapping[str, Any]], model: str | None) -> Adopted | None:
     """`sources` are the settings in order, flat; None where none of them names weights."""
     flat = {key: value for source in sources for key, value in source.items()}
-    path, pinned = flat.get("weights"), flat.get("weights_sha256")
+    path, pinned = flat.get("weights") or (model if model in CATALOG else None), flat.get("weights_sha256")
     if not path:
         return None
     if not isinstance(path, (str, Path)):
         raise BadInput(f"weights is {path!r}; give the path of a run, a model folder or a weights file")
+    model = model or flat.get("weights_like") or None
     like: str | ClassifierConfig | None = model
     shape = {key.removeprefix("model."): value for key, value in flat.items() if key.startswith("model.")}
     if model is not None and shape and model not in CATALOG:
@@ -105,7 +112,7 @@ def adopt(sources: Sequence[Mapping[str, Any]], model: str | None) -> Adopted | 
     found = _opened(path, like)
     if pinned and pinned != found.sha256:
         raise BadInput(f"{path} has the sha256 {found.sha256}, not {pinned}; get it again, or leave weights_sha256 out")
-    adopted = Adopted(found, found.network)
+    adopted = Adopted(found, found.network, str(path))
     differs = None
     if model is not None and not found.bare:
         wanted = CATALOG[model].architecture if model in CATALOG else classifier(model, 0)
@@ -119,11 +126,16 @@ def start_again(run: Run, splits: Splits, folder: Path) -> Mapping[str, Tensor]:
     """A run that died before its first state needs its weights once more, and the same; later the state has all."""
     if not run.weights or state.latest(folder / "state", note=lambda _: None) is not None:
         return {}
-    found = _opened(run.weights, run.model)
+    found = _opened(run.weights, run.weights_like or run.model)
     if found.sha256 != run.weights_sha256:
         what = f"{run.weights} has changed since the run started, and no state was saved"
         raise BadInput(f"{what}; start a new run, or put the file with sha256 {run.weights_sha256} there")
-    return Adopted(found, found.network).into(run, splits)[0]
+    return Adopted(found, found.network, run.weights).into(run, splits)[0]
+
+
+def is_name(weights: str) -> bool:
+    """Of the catalogue or of a hub, and not a path of this machine."""
+    return not os.path.exists(weights) and (weights in CATALOG or is_id(weights))
 
 
 def _opened(path: str | Path, like: str | ClassifierConfig | None) -> Weights:

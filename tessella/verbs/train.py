@@ -39,12 +39,13 @@ from ..training.sinks import refuse_missing
 from ..training.trainer import train as train_objective
 from ..weights.catalog import CATALOG
 from . import fit, report
-from .adopt import Adopted, adopt, start_again
+from .adopt import Adopted, adopt, is_name, start_again
 from .doctor import machine
 from .suiting import SMALL, TINY
 
 RECIPES = {"compact": compact, "scratch": scratch, "finetune": finetune, "probe": probe}
 ADAPTING = {"finetune", "probe"}  # recipes that start from weights
+ADOPTED = ("weights", "weights_sha256", "weights_like")
 SIDE = "model.backbone.image_size"  # whoever gives it has chosen the size
 SETTLED = {
     "name",
@@ -54,6 +55,7 @@ SETTLED = {
     "size",
     "weights",
     "weights_sha256",
+    "weights_like",
     "memory",
     "class_weights",
 }  # nothing reads these after the start
@@ -177,7 +179,7 @@ def settle(asked: Asked) -> Settled:
     sources, draft = asked.sources(), asked.draft()
     refuse_missing(draft.train.sinks)
     splits = open_data(draft.data)
-    adopted = adopt([_part(source, ("weights", "weights_sha256", "model")) for source in sources], asked.model)
+    adopted = adopt([_part(source, (*ADOPTED, "model")) for source in sources], asked.model)
     start, reasons = _start(draft, asked, splits, adopted)
     if any(SIDE in _part(source, ("model",)) for source in sources):
         start = replace(start, size=0)
@@ -280,7 +282,7 @@ def _alone(folder: Path) -> Iterator[Callable[[], None]]:
 def _from_anywhere(run: Run) -> Run:
     """Pictures and weights are found again from another working folder."""
     held_out = run.data.validation and absolute(run.data.validation)
-    weights = run.weights and os.path.abspath(run.weights)
+    weights = run.weights and (run.weights if is_name(run.weights) else os.path.abspath(run.weights))
     return replace(run, weights=weights, data=replace(run.data, path=absolute(run.data.path), validation=held_out))
 
 
@@ -307,9 +309,6 @@ def _start(draft: Run, asked: Asked, splits: Splits, adopted: Adopted | None) ->
         return replace(run, size=size), reasons
     if recipe in ADAPTING:
         raise BadInput(f"the recipe {recipe} starts from weights; add --weights RUN, MODEL or FILE")
-    if model in CATALOG:
-        where = CATALOG[model].origins[0].id
-        raise BadInput(f"{model} names weights; add --weights FILE, the file of {where}")
     side = median_side(splits.train)
     if recipe is None:
         recipe = "compact" if side <= SMALL and (model is None or model.startswith("vit_n")) else "scratch"

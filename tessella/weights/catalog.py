@@ -13,14 +13,8 @@ from typing import Any, Literal, NamedTuple
 from ..card import Preprocess
 from ..models.architecture import ClassifierConfig, PoolConfig, RotaryConfig, ViTConfig
 
-Labels = Literal["imagenet-1k", "imagenet-12k", "imagenet-21k", "imagenet-21841", ""]
-COUNTS: dict[Labels, int] = {
-    "imagenet-1k": 1000,
-    "imagenet-12k": 11821,
-    "imagenet-21k": 21843,
-    "imagenet-21841": 21841,
-    "": 0,
-}
+Labels = Literal["imagenet-1k", "imagenet-12k", "imagenet-21k", ""]
+COUNTS: dict[Labels, int] = {"imagenet-1k": 1000, "imagenet-12k": 11821, "imagenet-21k": 21843, "": 0}
 
 
 IN_MEMORY = {

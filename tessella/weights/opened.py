@@ -10,10 +10,11 @@ from torch import Tensor
 from .. import durable
 from ..card import Card, Head, Preprocess
 from ..config import decode, encode
+from ..config import nearest as nearest_name
 from ..errors import BadInput
 from ..models.architecture import ClassifierConfig, ViTConfig
 from ..models.presets import PRESETS, classifier
-from . import native
+from . import hub, labels, native
 from .catalog import CATALOG, COUNTS, Entry
 from .files import read_tensors
 from .guess import candidates, fitted
@@ -23,6 +24,7 @@ from .recognise import Match, nearest, recognise, told
 from .table import rename
 from .transfer import Network
 
+BY_ID = {origin.id: entry.name for entry in CATALOG.values() for origin in entry.origins}
 Like = ClassifierConfig | str | None  # the architecture of a bare file, or its name: of the catalogue, or of a preset
 
 
@@ -31,8 +33,8 @@ class Weights:
     place: Path  # the file, or the folder with model.json
     card: Card
     tensors: dict[str, Tensor]  # by the network's names in memory
-    bare: bool  # no card lay beside them: classes have numbers instead of names, and
-    entry: Entry | None = None  # preprocessing is that of this entry of the catalogue; None: assumed
+    bare: bool  # no card lay beside them: what it would say is known from
+    entry: Entry | None = None  # this entry of the catalogue; None: preprocessing is assumed, and classes have numbers
 
     @property
     def network(self) -> Network:
@@ -40,7 +42,8 @@ class Weights:
         cfg = decode(ClassifierConfig | ViTConfig, self.card.architecture, f"{self.place}: architecture")
         if isinstance(cfg, ViTConfig):
             cfg = classifier(cfg, 0)
-        return Network(cfg, () if self.bare else self.card.heads)
+        named = not self.bare or bool(self.card.provenance.get("labels"))
+        return Network(cfg, self.card.heads if named else ())
 
     @property
     def classifier_tensors(self) -> dict[str, Tensor]:
@@ -55,22 +58,30 @@ class Weights:
 
 def open_weights(source: str | Path, like: Like = None) -> Weights:
     """Nothing is built yet: whoever loads these tensors checks that they are what the network needs."""
-    path = Path(source)
+    path, name = Path(source), str(source)
     if path.is_dir():
-        return _from_folder(path)
+        return _from_folder(path, like)
     if path.is_file():
         return _from_file(path, like)
-    if str(source) in PRESETS:
+    if name in CATALOG:
+        return _from_file(hub.fetch(CATALOG[name].origins[0].id), name)
+    if name in PRESETS:
         raise BadInput(
             f"{source} names an architecture without weights; train one: tessella train photos/ --model {source}"
         )
-    raise BadInput(f"{source} is no model folder, run folder or weights file; check the path")
+    if hub.is_id(name) and not path.parent.is_dir():
+        return _from_file(hub.fetch(name), like or BY_ID.get(name))
+    what = f"{source} is no model folder, run folder or weights file"
+    raise BadInput(f"{what}{nearest_name(name, CATALOG)}; check the path, or see tessella list --family all")
 
 
-def _from_folder(path: Path) -> Weights:
+def _from_folder(path: Path, like: Like) -> Weights:
     durable.recover(path / "model")  # a writer may have died between two renames
     folder = path if (path / "model.json").is_file() else path / "model"
     if not (folder / "model.json").is_file():
+        file = next((path / name for name in hub.FILES if (path / name).is_file()), None)
+        if file is not None:  # as timm and transformers leave it
+            return _from_file(file, like)
         raise BadInput(f"{path} holds no model.json and no model/ folder; has the run saved a model yet?")
     card, tensors = read_model(folder)
     if "image" not in card.preprocess:
@@ -110,8 +121,8 @@ def _as_known(path: Path, tensors: dict[str, Tensor], match: Match) -> Weights:
     bare = {name.removeprefix(match.prefix): tensor for name, tensor in tensors.items()}
     read = LAYOUTS[match.layout].read(bare, cfg)
     named = rename(read.tensors, native.from_file(encode(cfg), read.tensors))
-    labels = entry.labels if cfg.classes == COUNTS[entry.labels] else ""
-    classes = tuple(f"class {i}" for i in range(cfg.classes))
+    known = entry.labels if cfg.classes == COUNTS[entry.labels] else ""
+    classes = labels.names(known) if known else tuple(f"class {i}" for i in range(cfg.classes))
     card = Card(
         architecture=encode(cfg),
         heads=(Head(name="label", task="classify", classes=classes),),
@@ -119,7 +130,7 @@ def _as_known(path: Path, tensors: dict[str, Tensor], match: Match) -> Weights:
         licence=entry.licence,
         provenance={
             "file": path.name, "tensors": len(tensors), "left": list(read.left), "like": entry.name,
-            "layout": match.layout, "labels": labels,
+            "layout": match.layout, "labels": known,
         },
     )  # fmt: skip
     return Weights(path, card, named, bare=True, entry=entry)

@@ -146,7 +146,7 @@ def test_small_pictures_are_not_enlarged(side: int, size: int, shared_data: Path
 
 
 def test_real_deit_tiny(world: World, shared_data: Path) -> None:
-    """A bare file: it might be of AugReg by its shapes, and is not guessed; its 1,000 outputs have no names here."""
+    """A bare file: it might be of AugReg by its shapes, and is not guessed."""
     file = shared_data / "weights" / "deit_tiny_patch16_224_lnq8.safetensors"
     asked = ("train", world.photos, "--weights", file, "--size", "64", *words(STILL))
     vague = commands.run(*asked)

@@ -92,6 +92,16 @@ def test_what_fits_several_is_listed_and_not_guessed(tmp_path: Path) -> None:
     assert other.card.preprocess["image"].mean == (0.5, 0.5, 0.5), "the mutation: what --like settles"
 
 
+def test_a_folder_of_another_library_is_its_file(tmp_path: Path) -> None:
+    """Here in transformers' names, with its settings beside them."""
+    tensors = {n: torch.zeros(t.shape) for n, t in named("deit_t16", "transformers/vit").items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    found = open_weights(tmp_path, "deit_t16")
+    assert found.card.provenance["layout"] == "transformers/vit" and len(found.tensors) == 152
+    assert "backbone.blocks.11.attn.qkv.weight" in found.tensors
+
+
 def test_every_layout_reads_what_it_writes() -> None:
     generator = torch.Generator().manual_seed(0)
     for name in ("deit_t16_distilled", "vit_s14_reg4.dinov2", "vit_s16plus.dinov3", "vit_b32.openai", "eva02_t14"):
