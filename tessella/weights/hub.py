@@ -12,6 +12,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .. import durable
 from ..config import read_plain
@@ -45,20 +46,25 @@ def fetch(id: str, files: Sequence[str] = FILES) -> Path:
     raise BadInput(f"{id} holds none of {', '.join(files)}; get its weights elsewhere, and give the file")
 
 
-def _cached(id: str, name: str) -> Path | None:
+def _library(id: str) -> Any:
     try:
-        import huggingface_hub as hub
+        import huggingface_hub
+        import huggingface_hub.constants
+        import huggingface_hub.errors
     except ImportError:
         raise BadInput(f'{id} comes from a hub, by huggingface_hub: pip install "tessella[hub]"') from None
-    found = hub.try_to_load_from_cache(id, name)
+    return huggingface_hub
+
+
+def _cached(id: str, name: str) -> Path | None:
+    found = _library(id).try_to_load_from_cache(id, name)
     return Path(found) if isinstance(found, str) else None
 
 
 def _file(id: str, name: str) -> Path | None:
     """Fetched, and hashed; None where the repository is there and the file is not."""
-    import huggingface_hub as hub
-    from huggingface_hub import constants, errors
-
+    hub = _library(id)
+    constants, errors = hub.constants, hub.errors
     offline = (
         f"{constants.ENDPOINT} cannot be reached, and {name} of {id} is not in {constants.HF_HUB_CACHE}; "
         "get the file elsewhere and give it with --like NAME, or name a mirror: HF_ENDPOINT=URL"
