@@ -18,13 +18,14 @@ from ..card import Head
 from ..errors import BadInput
 from ..models.architecture import ClassifierConfig, ViTConfig
 from ..models.classifier import Classifier
-from ..models.position import resample
+from ..models.position import related, resample
 
 Tensors = dict[str, Tensor]
 FREE = {"image_size", "channels", "drop_path", "remat", "indivisible"} | {
     f"{part}_dropout" for part in ("position", "projection", "mlp", "attention")
 }  # what may differ between two backbones that share their weights
 ALIKE = {"conv", "linear"}  # ways to embed patches: the same weights, the same values
+RELATIVE = ".relative_position_bias_table"
 HEADS, POOL = ("head.", "head_dist."), "pool."
 IDLE = ("head", "pool.", "backbone.mask_token", "backbone.pre_logits.", "backbone.decoder")  # others' leavings
 _SHOWN = 5  # names in an error
@@ -76,7 +77,7 @@ def transfer(tensors: Mapping[str, Tensor], source: Network, target: Network) ->
     if rows is not None:
         out |= _head(tensors, rows, source, target)
     new = sorted(n for n in wanted.keys() - out.keys() - set(_heads(wanted)))
-    return out, Transfer(loaded, tuple(sorted(resized)), told, _grouped(new), _left(tensors, wanted))
+    return out, Transfer(loaded, tuple(sorted(set(resized))), told, _grouped(new), _left(tensors, wanted))
 
 
 # -- refusals --------------------------------------------------------------------------------------------------------
@@ -133,6 +134,8 @@ def _shapes(config: ClassifierConfig) -> dict[str, torch.Size]:
 def _fitted(name: str, tensor: Tensor, source: ViTConfig, target: ViTConfig) -> Tensor:
     if name == "backbone.pos_embed" and source.grid != target.grid:
         return positions(tensor, source, target.grid)
+    if name.endswith(RELATIVE) and source.grid != target.grid:
+        return related(*target.grid, tensor.device).resized(tensor, source.grid)
     if name == first_layer(source) and source.channels != target.channels:
         return channels(tensor, target.channels)
     return tensor
@@ -229,9 +232,10 @@ def _shown(name: str) -> str:
 
 
 def _change(name: str, source: ViTConfig, target: ViTConfig) -> str:
-    if name == "backbone.pos_embed":
+    if name == "backbone.pos_embed" or name.endswith(RELATIVE):
         before, after = ("x".join(map(str, cfg.grid)) for cfg in (source, target))
-        return f"positions {before} to {after}"
+        what = "relative positions" if name.endswith(RELATIVE) else "positions"
+        return f"{what} {before} to {after}"
     return f"patches {source.channels} to {target.channels} channels"
 
 

@@ -169,6 +169,25 @@ def test_one_class_more_keeps_the_known_ones() -> None:
     assert torch.allclose(after[:, [2, 0, 3, 4]], before, atol=1e-5)
 
 
+def test_relative_positions_go_to_another_grid_as_the_network_would_take_them() -> None:
+    """Resized once at the start, or in every pass: the same features."""
+    small = ViTConfig(image_size=32, patch_size=8, width=32, depth=2, heads=2, position="none", relative=True)
+    source = ClassifierConfig(backbone=small, classes=0)
+    target = replace(source, backbone=replace(small, image_size=(48, 24)))
+    before, after = Classifier(source).eval(), Classifier(target).eval()
+    with torch.no_grad():
+        for p in before.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    tensors, told = transfer(before.state_dict(), Network(source), Network(target))
+    assert told.resized == ("relative positions 4x4 to 6x3",) and told.loaded == len(tensors) - 2
+    after.load_state_dict(tensors)
+    images = torch.randn(2, 3, 48, 24)
+    assert torch.allclose(after(images), before(images), atol=1e-6)
+    table = "backbone.blocks.0.attn.relative_position_bias_table"
+    after.load_state_dict(tensors | {table: tensors[table].flip(0)})
+    assert not torch.allclose(after(images), before(images), atol=1e-4), "the mutation: a table upside down"
+
+
 @pytest.mark.parametrize(
     ("source", "target"),
     [
