@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,6 @@ from ..models.architecture import ClassifierConfig, ViTConfig
 from ..models.presets import PRESETS, classifier
 from ..training import state
 from ..weights.catalog import CATALOG
-from ..weights.hub import is_id
 from ..weights.opened import Weights, open_weights
 from ..weights.transfer import Network, Transfer, difference, transfer
 
@@ -131,11 +129,6 @@ def start_again(run: Run, splits: Splits, folder: Path) -> Mapping[str, Tensor]:
         what = f"{run.weights} has changed since the run started, and no state was saved"
         raise BadInput(f"{what}; start a new run, or put the file with sha256 {run.weights_sha256} there")
     return Adopted(found, found.network, run.weights).into(run, splits)[0]
-
-
-def is_name(weights: str) -> bool:
-    """Of the catalogue or of a hub, and not a path of this machine."""
-    return not os.path.exists(weights) and (weights in CATALOG or is_id(weights))
 
 
 def _opened(path: str | Path, like: str | ClassifierConfig | None) -> Weights:

@@ -38,8 +38,9 @@ from ..training.memory import peak_bytes, show
 from ..training.sinks import refuse_missing
 from ..training.trainer import train as train_objective
 from ..weights.catalog import CATALOG
+from ..weights.opened import is_name
 from . import fit, report
-from .adopt import Adopted, adopt, is_name, start_again
+from .adopt import Adopted, adopt, start_again
 from .doctor import machine
 from .suiting import SMALL, TINY
 

@@ -16,7 +16,7 @@ from ..models.architecture import ClassifierConfig, ViTConfig
 from ..models.presets import PRESETS, classifier
 from . import hub, labels, native
 from .catalog import CATALOG, COUNTS, Entry
-from .files import read_tensors
+from .files import ENDINGS, read_tensors
 from .guess import candidates, fitted
 from .io import WEIGHTS, read_model
 from .layouts import LAYOUTS
@@ -69,10 +69,21 @@ def open_weights(source: str | Path, like: Like = None) -> Weights:
         raise BadInput(
             f"{source} names an architecture without weights; train one: tessella train photos/ --model {source}"
         )
-    if hub.is_id(name) and not path.parent.is_dir():
-        return _from_file(hub.fetch(name), like or BY_ID.get(name))
+    if is_name(name):
+        try:
+            return _from_file(hub.fetch(name), like or BY_ID.get(name))
+        except BadInput as error:
+            raise BadInput(f"{name} is no folder or file here; as an id of a hub: {error}") from None
     what = f"{source} is no model folder, run folder or weights file"
     raise BadInput(f"{what}{nearest_name(name, CATALOG)}; check the path, or see tessella list --family all")
+
+
+def is_name(source: str) -> bool:
+    """Of the catalogue, or OWNER/NAME of a hub, and not a path of this machine that was perhaps mistyped."""
+    path = Path(source)
+    if path.exists():
+        return False
+    return source in CATALOG or (hub.is_id(source) and not path.parent.is_dir() and path.suffix not in ENDINGS)
 
 
 def _from_folder(path: Path, like: Like) -> Weights:
@@ -154,7 +165,7 @@ def _certain(path: Path, tensors: dict[str, Tensor]) -> str:
         raise BadInput(f"{path} fits {' and '.join(found)}; add --like NAME, one of {', '.join(found)}")
     near = nearest(tensors)
     if near is not None and 2 * near.fit > near.wanted:
-        raise BadInput(f"{path} does not say which architecture it is; what comes next: {told(near)}")
+        raise BadInput(f"{path} does not say which architecture it is; the nearest: {told(near)}")
     what = f"{path} does not say which architecture it is"
     raise BadInput(f"{what}; add --like NAME, one of {', '.join(PRESETS)}, or of `tessella list`")
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 import torch
 
@@ -183,6 +184,28 @@ def test_a_name_that_is_none(tmp_path: Path, hub: Hub) -> None:
     done = ask(hub, tmp_path / "home", "open", "deit_t17")
     assert "is no model folder, run folder or weights file" in done.stderr and "did you mean 'deit_t16'" in done.stderr
     assert not hub.asked
+
+
+def test_a_mistyped_path_is_no_name_of_a_hub(tmp_path: Path, hub: Hub) -> None:
+    for wrong in ("photos/model.safetensors", "/nowhere/photos-1", "./photos-1"):
+        done = ask(hub, tmp_path / "home", "open", wrong)
+        assert f"{wrong} is no model folder, run folder or weights file" in done.stderr and not hub.asked
+    done = ask(hub, tmp_path / "home", "open", "rusn/photos-1")
+    assert "rusn/photos-1 is no folder or file here; as an id of a hub: there is no rusn/photos-1" in done.stderr
+
+
+def test_training_starts_from_a_name_and_is_repeated_from_its_settings(hub: Hub, tmp_path: Path) -> None:
+    deit(hub)
+    photos = commands.photos(tmp_path / "photos")
+    words = ["--size", "64", "--train.steps", "2", "--folder", str(tmp_path / "runs"), "--data.workers", "0"]
+    done = ask(hub, tmp_path / "home", "train", str(photos), "--model", "deit_t16", "--name", "a", *words)
+    assert done.returncode == 0 and "deit_t16: loaded 149 tensors; resized positions 14x14 to 4x4" in done.stderr
+    run = json.loads((tmp_path / "runs/a/run.json").read_text())["run"]
+    assert (run["weights"], run["weights_like"], run["licence"]) == ("deit_t16", "deit_t16", "apache-2.0")
+    again = ask(hub, tmp_path / "home", "train", str(photos), "--weights", "deit_t16", "--name", "b", *words)
+    assert again.returncode == 0, again.stderr
+    a, b = (tensorfile.read(tmp_path / f"runs/{name}/model/model.safetensors") for name in "ab")
+    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_real_weights_by_name_on_a_real_picture(hub: Hub, shared_data: Path, tmp_path: Path) -> None:
