@@ -83,9 +83,7 @@ class Run:
     size: int = 0  # side of the picture that the model sees, pixels; 0: the architecture's own
     weights: str = ""  # what it starts from: a model or run folder, a weights file, a known name; empty: random numbers
     weights_sha256: str = ""  # of that file; a value that is given must be this one
-    weights_like: str = (
-        ""  # the name in the catalogue as which a bare file is read; empty: its architecture says enough
-    )
+    weights_like: str = ""  # the known name as which a bare file is read; empty: its architecture says enough
     licence: str | None = None  # of the trained weights; None: that of the weights it starts from, if they say so
     features: Literal["each", "once"] = "each"  # once: a frozen network sees each picture one time, and the head learns
     memory: str = ""  # that the run stays below, such as 8GB; auto: what is there; empty: nothing is measured

@@ -38,7 +38,7 @@ def cpu_has_bf16() -> bool:
 
 def precision(asked: Literal["auto", "fp32", "bf16"], kind: str) -> Choice:
     if asked != "auto":
-        return asked, "as the recipe has it"
+        return asked, "asked for"
     if kind == "cuda":
         has = torch.cuda.is_bf16_supported(including_emulation=False)
         return ("bf16", "the GPU multiplies bf16") if has else ("fp32", "the GPU has no bf16")
@@ -50,7 +50,7 @@ def precision(asked: Literal["auto", "fp32", "bf16"], kind: str) -> Choice:
 def compiling(asked: Literal["auto", "on", "off"], kind: str, work: float) -> Choice:
     """`work`: multiply-adds of the whole run. Compiling costs a minute and gains a tenth: it pays in long runs."""
     if asked != "auto":
-        return asked, "as the recipe has it"
+        return asked, "asked for"
     if kind == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None:
         return "off", "no C++ compiler is there"
     rate = {"cuda": 1e14, "cpu": 1e11}.get(kind, 0.0)  # multiply-adds/s, a careful guess

@@ -23,10 +23,8 @@ from ..models.presets import PRESETS, classifier
 from ..models.size import inference_bytes, macs, parameters
 from ..training import choose, memory
 
-SMALL, TINY = (
-    112,
-    40,
-)  # pixels: up to SMALL the compact recipe and its stem suit, up to TINY the smallest patches
+SMALL = 112  # pixels up to which the compact recipe and its stem suit
+TINY = 40  # pixels up to which the smallest patches suit
 ENOUGH = (("vit_s16", 100_000), ("vit_b16", 1_000_000))  # training pictures from which a larger network learns more
 SECONDS = 0.5  # of forward passes, about, for each figure
 SLOW = 3000.0  # milliseconds that nobody waits for: beyond, speed is told by arithmetic

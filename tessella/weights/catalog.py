@@ -6,8 +6,7 @@ results/results-imagenet.csv. Every name has its parity test (tests/weights/test
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from ..card import Preprocess
@@ -103,12 +102,6 @@ class _Row(NamedTuple):
     accuracy: float | None = None
 
 
-def _entries(rows: list[_Row], make: Any) -> Iterator[Entry]:
-    for row in rows:
-        entry: Entry = make(row)
-        yield replace(entry, name=row.name, accuracy=row.accuracy)
-
-
 # -- families ----------------------------------------------------------------------------------------------------------
 
 
@@ -116,7 +109,8 @@ def _augreg(row: _Row) -> Entry:
     """Steiner 2021: pre-norm, class token, numbers around 0."""
     labels: Labels = "imagenet-1k" if row.accuracy else "imagenet-21k"
     return Entry(
-        name="",
+        name=row.name,
+        accuracy=row.accuracy,
         family="augreg",
         architecture=ClassifierConfig(backbone=_backbone(row.size, row.patch, row.pixels), classes=COUNTS[labels]),
         preprocess=_pictures(row.pixels, HALF, 1.0 if row.pixels == 384 else 0.9),
@@ -147,7 +141,8 @@ def _deit(row: _Row) -> Entry:
     """Touvron 2020. Distilled: a second token and a second head; the answer is the mean of both."""
     distilled = "distilled" in row.name
     return Entry(
-        name="",
+        name=row.name,
+        accuracy=row.accuracy,
         family="deit",
         architecture=ClassifierConfig(
             backbone=_backbone(row.size, row.patch, row.pixels, distill_token=distilled), classes=1000
@@ -183,7 +178,8 @@ def _deit3(row: _Row) -> Entry:
     """Touvron 2022: scaled branches, and the class token has no place."""
     backbone = _backbone(row.size, row.patch, row.pixels, layer_scale=1e-6, prefix_position=False)
     return Entry(
-        name="",
+        name=row.name,
+        accuracy=row.accuracy,
         family="deit3",
         architecture=ClassifierConfig(backbone=backbone, classes=1000),
         preprocess=_pictures(row.pixels, IMAGENET, 1.0),
@@ -206,7 +202,8 @@ DEIT3 = [
 def _mae(row: _Row) -> Entry:
     """He 2021: the encoder. Its table of places is sines, stored as they are."""
     return Entry(
-        name="",
+        name=row.name,
+        accuracy=row.accuracy,
         family="mae",
         architecture=ClassifierConfig(backbone=_backbone(row.size, row.patch, row.pixels), classes=0),
         preprocess=_pictures(row.pixels, IMAGENET),
@@ -226,7 +223,8 @@ MAE = [
 def _dino(row: _Row) -> Entry:
     """Caron 2021: a plain network without a head."""
     return Entry(
-        name="",
+        name=row.name,
+        accuracy=row.accuracy,
         family="dino",
         architecture=ClassifierConfig(backbone=_backbone(row.size, row.patch, row.pixels), classes=0),
         preprocess=_pictures(row.pixels, IMAGENET),
@@ -251,7 +249,8 @@ def _dinov2(row: _Row) -> Entry:
     more |= {"mlp": "swiglu", "mlp_ratio": 4096 / 1536} if gated else {}
     layout = "dinov2" + " registers" * registers + " gated" * gated
     return Entry(
-        name="",
+        name=row.name,
+        accuracy=row.accuracy,
         family="dinov2",
         architecture=ClassifierConfig(backbone=_backbone(row.size, row.patch, row.pixels, **more), classes=0),
         preprocess=_pictures(row.pixels, IMAGENET, 1.0),
@@ -293,7 +292,8 @@ def _dinov3(row: _Row) -> Entry:
     more |= {"position": "none", "rotary": RotaryConfig()} | ({"mlp": "swiglu", "mlp_ratio": 4.0} if gated else {})
     more |= {"heads": 20} if row.size == "h" else {}
     return Entry(
-        name="",
+        name=row.name,
+        accuracy=row.accuracy,
         family="dinov3",
         architecture=ClassifierConfig(backbone=_backbone(row.size, row.patch, row.pixels, **more), classes=0),
         preprocess=_pictures(row.pixels, SATELLITE if "sat" in row.name else IMAGENET, 1.0),
@@ -342,7 +342,8 @@ def _clip(row: _Row) -> Entry:
     whole = 0.9 if row.timm in NINE_TENTHS else 1.0
     pictures = _pictures(row.pixels, HALF if row.name == "vit_l14.laion2b" else CLIP, whole)
     return Entry(
-        name="",
+        name=row.name,
+        accuracy=row.accuracy,
         family="clip",
         architecture=ClassifierConfig(backbone=backbone, pool=PoolConfig(projection=space), classes=0),
         preprocess=pictures,
@@ -385,7 +386,8 @@ def _siglip(row: _Row) -> Entry:
         indivisible="cut" if row.pixels % row.patch else "refuse",
     )
     return Entry(
-        name="",
+        name=row.name,
+        accuracy=row.accuracy,
         family="siglip2" if "siglip2" in row.name else "siglip",
         architecture=ClassifierConfig(backbone=backbone, pool=PoolConfig(kind="attention"), classes=0),
         preprocess=_pictures(row.pixels, HALF, 0.9),
@@ -419,7 +421,8 @@ def _pe(row: _Row) -> Entry:
         kind="attention", heads=8, mlp_ratio=4.0, prefix=True, projection=512 if row.size in "ts" else 1024
     )
     return Entry(
-        name="",
+        name=row.name,
+        accuracy=row.accuracy,
         family="pe",
         architecture=ClassifierConfig(backbone=backbone, pool=pool, classes=0),
         preprocess=_pictures(row.pixels, HALF, 1.0),
@@ -446,7 +449,8 @@ def _beit(row: _Row) -> Entry:
     second = "beitv2" in row.name
     crop = 0.95 if row.name == "beitv2_l16" else 0.9
     return Entry(
-        name="",
+        name=row.name,
+        accuracy=row.accuracy,
         family="beitv2" if second else "beit",
         architecture=ClassifierConfig(backbone=backbone, pool=PoolConfig(kind="mean", norm=True), classes=1000),
         preprocess=_pictures(row.pixels, IMAGENET if second else HALF, crop),
@@ -481,7 +485,8 @@ def _eva02(row: _Row) -> Entry:
         mlp_ratio=hidden / width, mlp_norm=apart, final_norm=False,
     )  # fmt: skip
     return Entry(
-        name="",
+        name=row.name,
+        accuracy=row.accuracy,
         family="eva02",
         architecture=ClassifierConfig(
             backbone=backbone, pool=PoolConfig(kind="mean", norm=True), classes=1000 if labels else 0
@@ -504,7 +509,8 @@ EVA02 = [
 def _flexi(row: _Row) -> Entry:
     """Beyer 2022: patches of any size; the weights of other sizes follow by least squares."""
     return Entry(
-        name="",
+        name=row.name,
+        accuracy=row.accuracy,
         family="flexivit",
         architecture=ClassifierConfig(
             backbone=_backbone(row.size, row.patch, row.pixels, prefix_position=False), classes=1000
@@ -543,7 +549,8 @@ def _sbb(row: _Row) -> Entry:
         more["final_norm"], pool = True, PoolConfig(kind="mean")
     colours = CLIP if row.name == "vit_betwixt16_rope.sbb" else HALF
     return Entry(
-        name="",
+        name=row.name,
+        accuracy=row.accuracy,
         family="sbb",
         architecture=ClassifierConfig(
             backbone=ViTConfig(image_size=row.pixels, patch_size=row.patch, **more), pool=pool, classes=1000
@@ -586,4 +593,4 @@ FAMILIES = (
     (DINOV3, _dinov3), (CLIPS, _clip), (SIGLIP, _siglip), (PE, _pe), (BEIT, _beit), (EVA02, _eva02), (FLEXI, _flexi),
     (SBB, _sbb),
 )  # fmt: skip
-CATALOG: dict[str, Entry] = {entry.name: entry for rows, make in FAMILIES for entry in _entries(rows, make)}
+CATALOG: dict[str, Entry] = {row.name: make(row) for rows, make in FAMILIES for row in rows}

@@ -17,7 +17,7 @@ def _transformers() -> dict[str, Sequence[Rule]]:
         out[f"deit{tail}"] = transformers.vit("deit.", new)
         out[f"deit distilled{tail}"] = transformers.vit("deit.", new, distilled=True)
         out[f"vit bare{tail}"] = transformers.vit("", new)
-        out[f"mae{tail}"] = [*transformers.vit("vit.", new), *transformers.MAE_DECODER]
+        out[f"mae{tail}"] = transformers.mae(new)
         out[f"beit{tail}"] = transformers.beit("beit.", new)
         for registers in (False, True):
             for gated in (False, True):

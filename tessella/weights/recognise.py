@@ -148,7 +148,7 @@ def _shapes(cfg: ClassifierConfig) -> Shapes:
 def _expected(name: str) -> Shapes:
     return {
         n: s
-        for n, s in shapes_of(CATALOG[name].architecture).items()
+        for n, s in _shapes(CATALOG[name].architecture).items()
         if not n.startswith(FREE) and "relative_position" not in n
     }
 

@@ -52,6 +52,6 @@ RULES: dict[str, list[Rule]] = {
         _PROJECTION,
         Joint((f"{_QKV}.weight",), (f"{_QKV}.weight",), turned(SAME, columns_first=True)),
         Joint((f"{_QKV}.bias",), (f"{_QKV}.bias",), turned(SAME, columns_first=True)),
-        *_SCALES, *_SAME,
+        *_SAME,
     ],
 }  # fmt: skip

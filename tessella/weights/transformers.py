@@ -44,41 +44,46 @@ def _heads(distilled: bool = False) -> list[Rule]:
     return [_pairs("head", "classifier")]
 
 
-def vit(at: str, new: bool, distilled: bool = False) -> list[Rule]:
-    """ViT, DeiT and the encoder of MAE; `at`: what stands before their names, such as "vit."."""
-    layer = f"{at}layers.{{i}}" if new else f"{at}encoder.layer.{{i}}"
+def _blocks(at: str, new: bool, biases: str = "all") -> list[Rule]:
+    """Of ViT, DeiT, MAE and BEiT; `at`: what stands before all names, such as "vit."."""
+    layer = _layer(at, new)
     inner = f"{layer}.attention" if new else f"{layer}.attention.attention"
     return [
-        *_embeddings(at),
-        *_attention(inner, NEW if new else OLD, f"{layer}.attention.{'o_proj' if new else 'output.dense'}"),
+        *_attention(inner, NEW if new else OLD, f"{layer}.attention.{'o_proj' if new else 'output.dense'}", biases),
         _pairs(f"{BLOCK}.norm1", f"{layer}.layernorm_before"),
         _pairs(f"{BLOCK}.norm2", f"{layer}.layernorm_after"),
         _pairs(f"{BLOCK}.mlp.fc1", f"{layer}.mlp.fc1" if new else f"{layer}.intermediate.dense"),
         _pairs(f"{BLOCK}.mlp.fc2", f"{layer}.mlp.fc2" if new else f"{layer}.output.dense"),
         _pairs("norm", f"{at}layernorm"),
-        _pairs("pre_logits", f"{at}pooler.dense"),
-        *_heads(distilled),
     ]
+
+
+def _layer(at: str, new: bool) -> str:
+    return f"{at}layers.{{i}}" if new else f"{at}encoder.layer.{{i}}"
+
+
+def vit(at: str, new: bool, distilled: bool = False) -> list[Rule]:
+    """ViT and DeiT."""
+    return [*_embeddings(at), *_blocks(at, new), _pairs("pre_logits", f"{at}pooler.dense"), *_heads(distilled)]
+
+
+def mae(new: bool) -> list[Rule]:
+    """The encoder out of a file that holds the decoder as well."""
+    return [*vit("vit.", new), Left("decoder.{*rest}")]
 
 
 def beit(at: str, new: bool) -> list[Rule]:
     """The norm behind the mean of the patches is the pooler's; tables of relative positions lie in each layer."""
-    layer = f"{at}layers.{{i}}" if new else f"{at}encoder.layer.{{i}}"
-    inner = f"{layer}.attention" if new else f"{layer}.attention.attention"
+    layer = _layer(at, new)
     table = "relative_position_bias" if new else "attention.attention.relative_position_bias"
     return [
         *_embeddings(at),
-        *_attention(inner, NEW if new else OLD, f"{layer}.attention.{'o_proj' if new else 'output.dense'}", "no keys"),
+        *_blocks(at, new, "no keys"),
         (f"{BLOCK}.attn.relative_position_bias_table", f"{layer}.{table}.relative_position_bias_table"),
         Left(f"{layer}.{table}.relative_position_index"),
         (f"{BLOCK}.ls1.gamma", f"{layer}.lambda_1"),
         (f"{BLOCK}.ls2.gamma", f"{layer}.lambda_2"),
-        _pairs(f"{BLOCK}.norm1", f"{layer}.layernorm_before"),
-        _pairs(f"{BLOCK}.norm2", f"{layer}.layernorm_after"),
-        _pairs(f"{BLOCK}.mlp.fc1", f"{layer}.mlp.fc1" if new else f"{layer}.intermediate.dense"),
-        _pairs(f"{BLOCK}.mlp.fc2", f"{layer}.mlp.fc2" if new else f"{layer}.output.dense"),
         _pairs("fc_norm", f"{at}pooler.layernorm"),
-        _pairs("norm", f"{at}layernorm"),
         *_heads(),
     ]
 
@@ -139,7 +144,7 @@ def dinov3(layer: str, gated: bool, biases: str) -> list[Rule]:
     ]
 
 
-def clip(at: str, projection: str = "visual_projection") -> list[Rule]:
+def clip(at: str) -> list[Rule]:
     """The image side of CLIP; `at`: "vision_model." in files. What is of the text is left out."""
     layer = f"{at}encoder.layers.{{i}}"
     return [
@@ -149,7 +154,7 @@ def clip(at: str, projection: str = "visual_projection") -> list[Rule]:
         _pairs("norm_pre", f"{at}pre_layrnorm"),
         *_towers(layer),
         _pairs("norm", f"{at}post_layernorm"),
-        _pairs("projection", projection),
+        _pairs("projection", "visual_projection"),
         Left(f"{at}embeddings.position_ids"),
         Left("text_model.{*rest}"),
         Left("text_projection.weight"),
@@ -190,6 +195,3 @@ def siglip(at: str) -> list[Rule]:
         Left("logit_scale"),
         Left("logit_bias"),
     ]
-
-
-MAE_DECODER: list[Rule] = [Left("decoder.{*rest}")]
