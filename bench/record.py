@@ -37,7 +37,7 @@ def keep(asked: argparse.Namespace, name: str, figures: Mapping[str, Any]) -> Pa
     """Writes the file and says where it lies."""
     told = {
         "command": " ".join(["python", *_shown(sys.argv)]),
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": commit(),
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": hardware(),
@@ -78,6 +78,10 @@ def show(verdicts: Sequence[Mapping[str, Any]]) -> None:
     for v in verdicts:
         sign, word = (">=" if v["at_least"] else "<="), ("reached" if v["reached"] else "MISSED")
         print(f"{word:<8} {v['what']}: {v['figure']:.4g} (asked {sign} {v['bar']:g})")
+
+
+def commit() -> str | None:
+    return _git("rev-parse", "HEAD")
 
 
 def hardware() -> dict[str, Any]:

@@ -10,6 +10,9 @@ timm's script is not in its package: `git clone` its repository at the version t
 --timm-script. transformers' example script is its Trainer with torchvision's transforms, which `transformers_child`
 builds with the same settings, from the same folder.
 
+A day of measuring need not be one: the result is written after every run, and with `--go-on` the seeds that it lacks
+are added to it, with the epochs that fitted before. Each run carries its own commit and the load it met.
+
 Beside them, and not among the rivals, the ResNet-20 of arXiv 1512.03385 (41 M multiply-adds), with all that is known
 to help it: what a convolution would have made of the same minutes.
 """
@@ -261,6 +264,7 @@ def main() -> None:
     parser.add_argument("--timm-script", default="", help="train.py of timm's repository")
     parser.add_argument("--ours", default="--recipe compact", help="options of `tessella train`")
     parser.add_argument("--only", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
+    parser.add_argument("--go-on", action="store_true", help="add to the result that is there")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
@@ -269,7 +273,7 @@ def main() -> None:
         parser.error("give a folder with train/ and test/, class folders in each")
     if any(n.startswith("timm") for n in asked.only) and not Path(asked.timm_script).is_file():
         parser.error("give --timm-script, the train.py of timm's repository, or leave timm out with --only")
-    rows: list[dict[str, Any]] = []
+    rows = _kept(asked) if asked.go_on else []
     with tempfile.TemporaryDirectory() as temporary:
         start = Task(
             data=str(Path(asked.data).resolve()),
@@ -282,23 +286,47 @@ def main() -> None:
         )
         for name in asked.only:
             at = f"{temporary}/{name.replace(' ', '-').replace(',', '')}"
-            epochs = epochs_that_fit(name, replace(start, folder=f"{at}-pilot"), asked.minutes)
-            for seed in asked.seeds:
+            seeds = [seed for seed in asked.seeds if (name, seed) not in {(r["contender"], r["seed"]) for r in rows}]
+            known = [row["epochs"] for row in rows if row["contender"] == name]
+            epochs = known[0] if known else 0
+            for seed in seeds:
+                epochs = epochs or epochs_that_fit(name, replace(start, folder=f"{at}-pilot"), asked.minutes)
                 task = replace(start, folder=f"{at}-{seed}", epochs=epochs, seed=seed)
                 seconds, top1 = run(name, task)
-                rows.append({"contender": name, "seed": seed, "epochs": epochs, "seconds": seconds, "top1": top1})
+                met = {"commit": record.commit(), "load": os.getloadavg()[0]}
+                rows.append(
+                    {"contender": name, "seed": seed, "epochs": epochs, "seconds": seconds, "top1": top1, **met}
+                )
                 print(rows[-1], flush=True)
-    middle = {n: median(r["top1"] for r in rows if r["contender"] == n) for n in asked.only}
-    record.table(["contender", "top-1 %, median", "all", "epochs", "seconds"], [
-        [n, middle[n], " ".join(f"{r['top1']:.2f}" for r in rows if r["contender"] == n),
-         next(r["epochs"] for r in rows if r["contender"] == n), max(r["seconds"] for r in rows if r["contender"] == n)]
-        for n in asked.only
-    ])  # fmt: skip
+                _keep(asked, rows)
+    _keep(asked, rows, aloud=True)
+
+
+def _kept(asked: argparse.Namespace) -> list[dict[str, Any]]:
+    """The runs of the file that is to be gone on with."""
+    path = asked.out / f"{asked.name or 'rivals'}.json"
+    told = json.loads(path.read_text())["figures"]
+    if told["minutes"] != asked.minutes:
+        raise SystemExit(f"{path} holds runs of {told['minutes']:g} minutes; say --minutes {told['minutes']:g}")
+    rows: list[dict[str, Any]] = told["rows"]
+    return rows
+
+
+def _keep(asked: argparse.Namespace, rows: list[dict[str, Any]], aloud: bool = False) -> None:
+    of = {name: [row for row in rows if row["contender"] == name] for name in CONTENDERS}
+    of = {name: found for name, found in of.items() if found}
+    middle = {name: median(row["top1"] for row in found) for name, found in of.items()}
     figures: dict[str, Any] = {"minutes": asked.minutes, "rows": rows, "median": middle}
     rivals = [value for name, value in middle.items() if name not in BESIDE]
     if "tessella" in middle and rivals:
         figures["verdicts"] = [record.verdict("top-1 above the best rival", middle["tessella"], max(rivals), True)]
-        record.show(figures["verdicts"])
+    if aloud:
+        record.table(["contender", "top-1 %, median", "all", "epochs", "seconds at most"], [
+            [name, middle[name], " ".join(f"{row['top1']:.2f}" for row in found), found[0]["epochs"],
+             max(row["seconds"] for row in found)]
+            for name, found in of.items()
+        ])  # fmt: skip
+        record.show(figures.get("verdicts", []))
     record.keep(asked, "rivals", figures)
 
 
