@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "Model", "Run", "__version__", "anomalies", "calibrate", "check", "evaluate", "load", "predict", "probe", "resume",
-    "train",
+    "Model", "Run", "__version__", "anomalies", "calibrate", "check", "convert", "evaluate", "inspect", "load",
+    "predict", "probe", "resume", "train",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from .verbs.anomaly import anomalies
     from .verbs.calibrate import calibrate
     from .verbs.check import check
+    from .verbs.convert import convert
     from .verbs.evaluate import evaluate
+    from .verbs.inspect import inspect
     from .verbs.predict import predict
     from .verbs.probe import probe
     from .verbs.train import resume, train
@@ -31,9 +33,11 @@ _WHERE = {
     "Model": "runtime.model",
     "anomalies": "verbs.anomaly",
     "calibrate": "verbs.calibrate",
+    "convert": "verbs.convert",
     "Run": "runtime.run",
     "check": "verbs.check",
     "evaluate": "verbs.evaluate",
+    "inspect": "verbs.inspect",
     "load": "runtime.load",
     "predict": "verbs.predict",
     "probe": "verbs.probe",

@@ -213,6 +213,47 @@ def check(
     found.judge(max_bad)
 
 
+@app.command()
+def inspect(
+    source: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A weights file, a run or model folder, or a known name.")
+    ],
+    pictures: Annotated[
+        list[str] | None, typer.Argument(help="With --against: pictures for both; else some are made.")
+    ] = None,
+    like: Like = None,
+    against: Annotated[
+        str | None, typer.Option(help="timm, transformers or open_clip: pixels, tokens, outputs side by side.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """What a model or weights file is: whose layout, which network, what it wants of a picture, its licence."""
+    from .verbs.inspect import inspect as verb
+
+    found = verb(source, pictures or (), like=like, against=against)
+    found.tell(json)
+    found.judge()
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A weights file, a run or model folder, or a known name.")
+    ],
+    out: Annotated[str, typer.Argument(help="The folder to write; it must not be there yet.")],
+    to: Annotated[
+        str, typer.Option(help="tessella, timm, transformers, open_clip, meta or big_vision: who reads it next.")
+    ] = "tessella",
+    like: Like = None,
+    push: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Also push it to this place of a hub.")] = None,
+    json: Json = False,
+) -> None:
+    """Write a model as a folder of ours, or as one that another library opens."""
+    from .verbs.convert import convert as verb
+
+    verb(source, out, to=to, like=like, push=push).tell(json)
+
+
 @app.command("list")
 def list_(
     name: Annotated[str | None, typer.Argument(help="One architecture, or weights, to see all of it.")] = None,

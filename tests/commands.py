@@ -23,7 +23,10 @@ from tessella import cli
 from tessella.data.loading import loader
 from tessella.data.origins.scenes import SHAPES, ScenesConfig, scene
 
-VERBS = tuple(f"tessella.verbs.{name}" for name in ("train", "evaluate", "predict", "listing", "doctor", "demo"))
+VERBS = tuple(
+    f"tessella.verbs.{name}"
+    for name in ("train", "evaluate", "predict", "listing", "doctor", "demo", "inspect", "convert")
+)
 for _name in (*VERBS, "torch._dynamo", "torchvision.transforms.v2"):
     importlib.import_module(_name)  # once, here, so that no child pays for it: three seconds
 

@@ -46,7 +46,7 @@ def fetch(id: str, files: Sequence[str] = FILES) -> Path:
     raise BadInput(f"{id} holds none of {', '.join(files)}; get its weights elsewhere, and give the file")
 
 
-def _library(id: str) -> Any:
+def library(id: str) -> Any:
     try:
         import huggingface_hub
         import huggingface_hub.constants
@@ -57,19 +57,19 @@ def _library(id: str) -> Any:
 
 
 def _cached(id: str, name: str) -> Path | None:
-    found = _library(id).try_to_load_from_cache(id, name)
+    found = library(id).try_to_load_from_cache(id, name)
     return Path(found) if isinstance(found, str) else None
 
 
 def _file(id: str, name: str) -> Path | None:
     """Fetched, and hashed; None where the repository is there and the file is not."""
-    hub = _library(id)
+    hub = library(id)
     constants, errors = hub.constants, hub.errors
     offline = (
         f"{constants.ENDPOINT} cannot be reached, and {name} of {id} is not in {constants.HF_HUB_CACHE}; "
         "get the file elsewhere and give it with --like NAME, or name a mirror: HF_ENDPOINT=URL"
     )
-    if not _answers(constants.ENDPOINT):
+    if not answers(constants.ENDPOINT):
         raise BadInput(offline)
     try:
         path = Path(hub.hf_hub_download(id, name))
@@ -90,7 +90,7 @@ def _file(id: str, name: str) -> Path | None:
     return path
 
 
-def _answers(endpoint: str) -> bool:
+def answers(endpoint: str) -> bool:
     """Whether anybody listens there; else the library tries for half a minute. Behind a proxy only it can tell."""
     if urllib.request.getproxies() or os.environ.get("HF_HUB_OFFLINE"):
         return True

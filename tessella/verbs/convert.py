@@ -1,0 +1,75 @@
+"""`convert`: a model of anybody's as a folder of ours, or of the library that shall read it next."""
+
+from __future__ import annotations
+
+import json as _json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from ..config import nearest
+from ..errors import BadInput, readable
+from ..runtime.load import load
+from ..weights.io import write_model
+from ..weights.upload import push as upload
+from ..weights.upload import refuse_early
+from ..weights.writing.folder import LIBRARIES, Library, describe, refuse_taken, write_abroad
+from ..weights.writing.readme import readme
+
+OWN: Literal["tessella"] = "tessella"
+To = Library | Literal["tessella"]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written, and where it went."""
+
+    source: str
+    folder: Path
+    to: str
+    tensors: int
+    licence: str | None
+    opens: tuple[str, ...]  # lines of Python
+    lost: tuple[str, ...]  # what the other library has no place for
+    pushed: str = ""  # its address on the hub
+
+    def tell(self, json: bool = False) -> None:
+        if json:
+            told = {**vars(self), "folder": str(self.folder)}
+            print(_json.dumps(told, indent=1, default=list))
+            return
+        print(readable(f"{self.folder}: {self.tensors} tensors for {self.to}, read back bit for bit"))
+        for text in self.lost:
+            print(readable(f"  not said there: {text}"))
+        print(f"  licence of the weights: {self.licence or 'not known'}")
+        for line in self.opens:
+            print(readable(f"  {line}"))
+        if self.pushed:
+            print(readable(f"  pushed to {self.pushed}"))
+
+
+def convert(
+    source: str | Path, out: str | Path, *, to: str = OWN, like: str | None = None, push: str | None = None
+) -> Converted:
+    """Nothing is written unless all of it can be; `push`: OWNER/NAME of a hub that it goes to as well."""
+    if to not in (OWN, *LIBRARIES):
+        raise BadInput(f"--to {to}: there is no such library{nearest(to, (OWN, *LIBRARIES))}")
+    folder = Path(out)
+    refuse_taken(folder)
+    if push is not None:
+        refuse_early(push)
+    model = load(source, like, headless=True)
+    card, tensors = model.card, dict(model.network.state_dict())
+    library = next((name for name in get_args(Library) if name == to), None)
+    opens: tuple[str, ...]
+    lost: tuple[str, ...]
+    if library is None:
+        write_model(folder, tensors, card)
+        opens, lost, page = ("import tessella", f'model = tessella.load("{folder}")'), (), readme(card, OWN)
+    else:
+        told = describe(card, library)
+        write_abroad(folder, tensors, card, library)
+        opens, lost, page = told.opens, told.lost, readme(card, library, told)
+    where = upload(folder, push, page) if push is not None else ""
+    shown = tuple(line.replace("FOLDER", str(folder)) for line in opens)
+    return Converted(str(source), folder, to, len(tensors), card.licence, shown, lost, where)

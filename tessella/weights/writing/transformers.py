@@ -1,0 +1,223 @@
+"""A folder that transformers opens: `AutoModel...from_pretrained(FOLDER)` and `AutoImageProcessor`.
+
+Each of its networks is one class with its own settings; which one a backbone is follows from its settings alone. The
+names are those of its files, which both of its versions read. What has no counterpart there is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ...card import Card, Preprocess
+from ...errors import BadInput
+from ...models.architecture import ClassifierConfig, PoolConfig, RotaryConfig, ViTConfig
+from .abroad import ANY, Abroad, classes_of, differing, image_of, refuse_other, temperature
+from .timm import side_of
+
+WHERE = "transformers"
+ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_gelu": "quick_gelu", "relu": "relu"}
+RESAMPLE = {"nearest": 0, "bilinear": 2, "bicubic": 3}  # Pillow's numbers
+MASKS = {"dinov2_with_registers": (1,), "dinov3_vit": (1, 1)}  # the axes before the width of a token for hidden patches
+ODD = "a centre: where the margin around it is odd it may lie a pixel further up or left than timm's and ours"
+MLP = frozenset({"mlp"})
+Told = tuple[str, str, dict[str, Any]]  # class, layout, settings beside those that all have
+
+
+def describe(cfg: ClassifierConfig, card: Card) -> Abroad:
+    kind = _kind(cfg)
+    called, layout, more = KINDS[kind](cfg)
+    classes = classes_of(card, cfg)
+    settings = {"architectures": [called], "model_type": kind} | _sizes(cfg.backbone) | more | _labels(card, classes)
+    pictures, lost = processor(image_of(card))
+    auto = "AutoModelForImageClassification" if called.endswith("ForImageClassification") else called
+    opens = [f"from transformers import AutoImageProcessor, {auto}", f'model = {auto}.from_pretrained("FOLDER")']
+    if pictures:
+        opens.append('processor = AutoImageProcessor.from_pretrained("FOLDER")')
+    zeros = MASKS.get(kind, ())
+    if zeros:
+        lost = (*lost, "the mask token of its pretraining, which we do not keep: zeros stand there")
+    files = {"config.json": settings} | ({"preprocessor_config.json": pictures} if pictures else {})
+    return Abroad(
+        layout=f"{WHERE}/{layout}", weights="model.safetensors", files=files, opens=tuple(opens),
+        zeros={"embeddings.mask_token": (*zeros, cfg.backbone.width)} if zeros else {},
+        lost=(*lost, *temperature(card)),
+    )  # fmt: skip
+
+
+def _kind(cfg: ClassifierConfig) -> str:
+    """By what only that family has."""
+    b = cfg.backbone
+    if b.relative:
+        return "beit"
+    if b.rotary is not None:
+        return "dinov3_vit"
+    if b.norm_pre:
+        return "clip_vision_model"
+    if cfg.pool.kind == "attention":
+        return "siglip_vision_model"
+    if b.layer_scale is not None:
+        return "dinov2_with_registers" if b.registers else "dinov2"
+    return "deit" if b.distill_token else "vit"
+
+
+# -- the kinds ---------------------------------------------------------------------------------------------------------
+
+
+def _vit(cfg: ClassifierConfig) -> Told:
+    refuse_other(WHERE, cfg.backbone, MLP | {"qkv_bias"})
+    _refuse_pool(cfg, PoolConfig(tanh=cfg.pool.tanh and not cfg.classes))
+    more = {"intermediate_size": cfg.backbone.hidden, "hidden_act": _activation(cfg), "qkv_bias": cfg.backbone.qkv_bias}
+    if cfg.classes:
+        return "ViTForImageClassification", "vit", more
+    return "ViTModel", "vit bare", more
+
+
+def _deit(cfg: ClassifierConfig) -> Told:
+    refuse_other(WHERE, cfg.backbone, MLP | {"qkv_bias"}, {"distill_token": True})
+    _refuse_pool(cfg, PoolConfig())
+    if not cfg.classes:
+        raise BadInput(f"{WHERE} has no distilled DeiT without its two heads; keep our own folder")
+    more = {"intermediate_size": cfg.backbone.hidden, "hidden_act": _activation(cfg), "qkv_bias": cfg.backbone.qkv_bias}
+    return "DeiTForImageClassificationWithTeacher", "deit distilled", more
+
+
+def _beit(cfg: ClassifierConfig) -> Told:
+    b = cfg.backbone
+    refuse_other(WHERE, b, MLP | {"layer_scale"}, {"position": "none", "relative": True, "final_norm": False})
+    _refuse_pool(cfg, PoolConfig(kind="mean", norm=True))
+    if not cfg.classes:
+        raise BadInput(f"{WHERE}'s BEiT without a head ends in a pooler of another kind; keep our own folder")
+    if b.layer_scale is None:
+        raise BadInput(f"{WHERE}'s BEiT has scaled branches, and this network has none; keep our own folder")
+    more = {"intermediate_size": b.hidden, "hidden_act": _activation(cfg), "use_relative_position_bias": True}
+    more |= {"layer_scale_init_value": b.layer_scale, "use_mean_pooling": True, "drop_path_rate": b.drop_path}
+    return "BeitForImageClassification", "beit", more
+
+
+def _dinov2(cfg: ClassifierConfig) -> Told:
+    b = cfg.backbone
+    registers = {"prefix_position": False} if b.registers else {}
+    refuse_other(WHERE, b, frozenset({"mlp", "layer_scale", "registers", "qkv_bias"}), registers)
+    _refuse_pool(cfg, PoolConfig())
+    _refuse_head(cfg, "DINOv2", "reads the mean of the patches as well")
+    gated = b.mlp == "swiglu"
+    ratio = _whole_ratio(b, gated)
+    more = {"mlp_ratio": ratio, "hidden_act": "gelu" if gated else _activation(cfg), "qkv_bias": b.qkv_bias}
+    more |= {"layerscale_value": b.layer_scale, "use_swiglu_ffn": gated, "use_mask_token": False}
+    more |= {"num_register_tokens": b.registers} if b.registers else {}
+    called = "Dinov2WithRegistersModel" if b.registers else "Dinov2Model"
+    return called, "dinov2" + " registers" * bool(b.registers) + " gated" * gated, more
+
+
+def _whole_ratio(b: ViTConfig, gated: bool) -> int:
+    """Its mlp_ratio is a whole number, of which a gated MLP takes two thirds, in eights."""
+    for ratio in range(1, 17):
+        hidden = b.width * ratio
+        if (((hidden * 2 // 3) + 7) // 8 * 8 if gated else hidden) == b.hidden:
+            return ratio
+    raise BadInput(f"{WHERE}'s DINOv2 has no MLP of {b.hidden} features at width {b.width}; keep our own folder")
+
+
+def _dinov3(cfg: ClassifierConfig) -> Told:
+    b = cfg.backbone
+    free = frozenset({"mlp", "layer_scale", "registers", "rotary", "qkv_bias"})
+    refuse_other(WHERE, b, free, {"position": "none"})
+    _refuse_pool(cfg, PoolConfig())
+    _refuse_head(cfg, "DINOv3", "is not in every version")
+    if b.rotary != RotaryConfig(base=b.rotary.base if b.rotary else 0.0) or not b.registers or b.layer_scale is None:
+        raise BadInput(
+            f"{WHERE} turns by place in DINOv3 only, with registers and scaled branches; keep our own folder"
+        )
+    gated = b.mlp == "swiglu"
+    more = {"intermediate_size": b.hidden, "hidden_act": "silu" if gated else _activation(cfg)}
+    more |= {"use_gated_mlp": gated, "num_register_tokens": b.registers, "layerscale_value": b.layer_scale}
+    more |= {"rope_theta": b.rotary.base, "query_bias": b.qkv_bias, "value_bias": b.qkv_bias, "key_bias": False}
+    return "DINOv3ViTModel", "dinov3" + " gated" * gated + " biases", more
+
+
+def _clip(cfg: ClassifierConfig) -> Told:
+    refuse_other(WHERE, cfg.backbone, MLP, {"norm_pre": True, "embed_bias": False})
+    _refuse_pool(cfg, PoolConfig(projection=cfg.pool.projection))
+    _refuse_head(cfg, "CLIP", "reads the mean of the patches")
+    if not cfg.pool.projection:
+        raise BadInput(f"{WHERE}'s image tower of CLIP ends in a projection, and this network has none")
+    more = {"intermediate_size": cfg.backbone.hidden, "hidden_act": _activation(cfg)}
+    return "CLIPVisionModelWithProjection", "clip", more | {"projection_dim": cfg.pool.projection}
+
+
+def _siglip(cfg: ClassifierConfig) -> Told:
+    refuse_other(WHERE, cfg.backbone, MLP, {"class_token": False})
+    _refuse_pool(cfg, PoolConfig(kind="attention"))
+    _refuse_head(cfg, "SigLIP", "reads the mean of the patches")
+    more = {"intermediate_size": cfg.backbone.hidden, "hidden_act": _activation(cfg), "vision_use_head": True}
+    return "SiglipVisionModel", "siglip", more
+
+
+KINDS: dict[str, Callable[[ClassifierConfig], Told]] = {
+    "vit": _vit, "deit": _deit, "beit": _beit, "dinov2": _dinov2, "dinov2_with_registers": _dinov2,
+    "dinov3_vit": _dinov3, "clip_vision_model": _clip, "siglip_vision_model": _siglip,
+}  # fmt: skip
+
+
+# -- what they share ---------------------------------------------------------------------------------------------------
+
+
+def _sizes(b: ViTConfig) -> dict[str, Any]:
+    size: Any = b.size[0] if b.size[0] == b.size[1] else list(b.size)
+    return {
+        "hidden_size": b.width, "num_hidden_layers": b.depth, "num_attention_heads": b.heads, "image_size": size,
+        "patch_size": b.patch_size, "num_channels": b.channels, "layer_norm_eps": b.norm_eps, "dtype": "float32",
+    }  # fmt: skip
+
+
+def _activation(cfg: ClassifierConfig) -> str:
+    mlp = cfg.backbone.mlp
+    if mlp not in ACTIVATIONS:
+        raise BadInput(f"{WHERE} has no such network with model.backbone.mlp {mlp!r}; keep our own folder")
+    return ACTIVATIONS[mlp]
+
+
+def _refuse_pool(cfg: ClassifierConfig, wanted: PoolConfig) -> None:
+    if cfg.pool != wanted:
+        name = next(n for n in vars(wanted) if getattr(wanted, n) != getattr(cfg.pool, n))
+        what = f"{WHERE} has no such network: model.pool.{name} is {getattr(cfg.pool, name)!r}"
+        raise BadInput(f"{what}, there it is {getattr(wanted, name)!r}; keep our own folder")
+
+
+def _refuse_head(cfg: ClassifierConfig, family: str, why: str) -> None:
+    if cfg.classes:
+        raise BadInput(f"the head of {WHERE}'s {family} {why}, ours does not; write --to timm, or keep our own folder")
+
+
+def _labels(card: Card, classes: tuple[str, ...]) -> dict[str, Any]:
+    if not classes:
+        return {}
+    kind = "multi_label_classification" if card.heads[0].task == "tags" else "single_label_classification"
+    named = {"id2label": {str(i): name for i, name in enumerate(classes)}}
+    return named | {"label2id": {name: i for i, name in enumerate(classes)}, "problem_type": kind}
+
+
+def processor(image: Preprocess) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """preprocessor_config.json, and what it has no words for; {} where it could only be wrong."""
+    height, width = image.size
+    if image.resize == "shortest" and height == width:
+        size: dict[str, int] = {"shortest_edge": side_of(image)}
+    elif image.resize == "squash":
+        size = {"height": int(height / image.crop), "width": int(width / image.crop)}
+    else:
+        what = f"preprocess.resize {image.resize!r} of {height}x{width}"
+        return {}, (f"{what}: its image processors have none, so none was written; prepare pictures as our card says",)
+    if image.channels != 3 or image.depth != "uint8" or image.limits is not None:
+        what = f"pictures of {image.channels} channels, {image.depth}"
+        return {}, (f"{what}: its image processors have no such, so none was written; prepare them as our card says",)
+    out = {
+        "image_processor_type": "CLIPImageProcessor", "do_convert_rgb": True, "do_resize": True, "size": size,
+        "resample": RESAMPLE[image.interpolation], "do_center_crop": True,
+        "crop_size": {"height": height, "width": width}, "do_rescale": True, "rescale_factor": 1 / 255,
+        "do_normalize": True, "image_mean": list(image.mean), "image_std": list(image.std),
+    }  # fmt: skip
+    return out, (ODD,) if image.resize == "shortest" or image.crop < 1 else ()
+
+
+__all__ = ["ANY", "describe", "differing", "processor"]
