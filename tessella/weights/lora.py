@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .. import tensorfile
-from ..card import Head, alone
+from ..card import alone
 from ..config import encode, read_plain
 from ..errors import BadInput
 from ..models.architecture import ClassifierConfig
@@ -162,7 +162,7 @@ def _classes(files: Files, config: Mapping[str, Any]) -> tuple[str, ...]:
         named = tensorfile.metadata(files.tensors).get(CLASSES)
         if named is not None:
             return _listed(named, files.tensors)
-    beside = files.config.with_name("config.json")
+    beside = files.config.with_name(files.config.name.replace(CONFIG, "config.json"))
     for plain in (config, read_plain(beside) if beside.is_file() else {}):
         names = plain.get("id2label")
         if isinstance(names, dict) and names.keys() == {str(i) for i in range(len(names))}:
@@ -271,12 +271,13 @@ def _merged(base: Weights, found: Adapter) -> Weights:
     provenance = base.card.provenance | {"adapter": found.place.name, "adapter_layout": layout}
     heads = base.card.heads
     if outputs_of(layout) & {name.removeprefix(prefix) for name in found.whole}:
-        heads = (_head(found, outputs),)
-        provenance |= {"labels": "those of the adapter" if found.classes else ""}
+        named = len(found.classes) == outputs  # else they are another network's: of the base, as a config.json has them
+        heads = (alone(found.classes if named else tuple(f"class {i}" for i in range(outputs))),)
+        provenance |= {"labels": "those of the adapter" if named else ""}
     # the figures were of the base alone
     card = replace(base.card, architecture=encode(cfg), heads=heads, metrics={}, provenance=provenance)
-    named = rename(tensors, native.from_file(encode(cfg), tensors))
-    return replace(base, card=card, tensors=named, adapters=(*base.adapters, found.place))
+    ours = rename(tensors, native.from_file(encode(cfg), tensors))
+    return replace(base, card=card, tensors=ours, adapters=(*base.adapters, found.place))
 
 
 def _add(theirs: dict[str, Tensor], module: str, update: Update) -> None:
@@ -302,12 +303,6 @@ def _refuse_misfits(tensors: Mapping[str, Tensor], cfg: ClassifierConfig) -> Non
     ]
     if missing or shapes:
         raise BadInput(f"{some(shapes or [f'{name} is missing' for name in missing])}; it is of another network")
-
-
-def _head(found: Adapter, outputs: int) -> Head:
-    if found.classes and len(found.classes) != outputs:
-        raise BadInput(f"it names {len(found.classes)} classes for {outputs} outputs; name as many")
-    return alone(found.classes or tuple(f"class {i}" for i in range(outputs)))
 
 
 # -- whose names these are ---------------------------------------------------------------------------------------------

@@ -11,16 +11,22 @@ from typing import Any
 
 import pytest
 import torch
-from adapted import ALL, CASES, WIDTH, Case, made, outputs
-from redrawn import BAR, VISIBLE, error
+from adapted import ALL, CASES, WIDTH, Case, made, outputs, peft, timm
+from redrawn import BAR, VISIBLE, error, redraw
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import tessella as ts
 from tessella.config import encode
 from tessella.errors import BadInput
 from tessella.models.architecture import ClassifierConfig, PoolConfig
-from tessella.weights import lora
+from tessella.models.build import network
+from tessella.weights import lora, native
+from tessella.weights.catalog import CATALOG
+from tessella.weights.io import load_into
+from tessella.weights.layouts import LAYOUTS
 from tessella.weights.opened import Weights, assumed, open_adapted, open_weights
+from tessella.weights.table import rename
 
 
 def merged(place: Path) -> Weights:
@@ -59,6 +65,9 @@ def test_the_card_says_what_became_of_the_classes(tmp_path: Path) -> None:
     names = [f"kind {i}" for i in range(7)]
     (place / "adapter" / "config.json").write_text(json.dumps({"id2label": {str(i): n for i, n in enumerate(names)}}))
     assert merged(place).network.heads[0].classes == tuple(names)
+    of_the_base = {"id2label": {str(i): f"LABEL_{i}" for i in range(1000)}}
+    (place / "adapter" / "config.json").write_text(json.dumps(of_the_base))
+    assert not merged(place).network.heads
 
 
 def test_a_head_of_other_classes_replaces_the_old_one(tmp_path: Path) -> None:
@@ -116,6 +125,8 @@ def test_an_adapter_opens_its_base(tmp_path: Path) -> None:
         with pytest.raises(BadInput, match=f"{told}.*give the base as the model, and this with --adapter"):
             open_weights(place / "adapter")
     assert error(outputs(open_adapted(place / "adapter", place / "base")), theirs) <= BAR
+    based_on(str(place / "base"))
+    assert len(ts.load(place / "adapter").classes) == 7
 
 
 def test_two_files_beside_each_other(tmp_path: Path) -> None:
@@ -140,6 +151,39 @@ def test_the_real_adapter(shared_data: Path) -> None:
     assert base.tensors.keys() - same == {"head.weight", "head.bias"} | {
         f"backbone.blocks.{i}.attn.qkv.weight" for i in range(12)
     }
+
+
+def test_features_that_turn_in_other_pairs(tmp_path: Path) -> None:
+    """EVA-02, whose queries and keys timm keeps in another order than we do: known by the name in the catalogue."""
+    entry = CATALOG["eva02_t14"]
+    small = replace(entry.architecture.backbone, depth=2, image_size=56)
+    cfg = replace(entry.architecture, backbone=small)
+    net = timm.create_model("eva02_tiny_patch14_224", depth=2, img_size=56, num_classes=0).eval()
+    redraw(net)
+    read = LAYOUTS["timm/eva"].read(net.state_dict(), cfg).tensors
+    named = {n: t.clone() for n, t in rename(read, native.from_file(encode(cfg), read)).items()}
+    base = Weights(tmp_path, assumed(cfg, tmp_path, 0), named, bare=True, entry=entry)
+    tuned = peft.get_peft_model(net, peft.LoraConfig(target_modules=["qkv", "fc2"])).eval()
+    with torch.no_grad():
+        for n, p in tuned.named_parameters():
+            if "lora_" in n:
+                p.copy_(0.1 * torch.randn(p.shape))
+    tuned.save_pretrained(tmp_path / "adapter")
+    images = torch.randn(1, 3, 56, 56, generator=torch.Generator().manual_seed(1))
+
+    def told(weights: Weights) -> Tensor:
+        built = network(weights.card.architecture, empty=True).eval()
+        load_into(built, weights.tensors)
+        with torch.no_grad():
+            found: Tensor = built(images)
+        return found
+
+    with torch.no_grad():
+        theirs = tuned.merge_and_unload()(images)
+    found = lora.merge(base, tmp_path / "adapter")
+    assert found.card.provenance["adapter_layout"] == "timm/eva" and error(told(found), theirs) <= BAR
+    as_ours = replace(base, entry=replace(entry, origins=(), also=("timm/vit",)))
+    assert error(told(lora.merge(as_ours, tmp_path / "adapter")), theirs) > VISIBLE, "the mutation: in our order"
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
