@@ -9,12 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from redrawn import BAR, VISIBLE, error, redraw
 from torch import Tensor
 
 from tessella.card import Head
 from tessella.errors import BadInput
 from tessella.models.architecture import ClassifierConfig, PoolConfig, RotaryConfig, ViTConfig
 from tessella.models.classifier import Classifier
+from tessella.weights import native
 from tessella.weights import transfer as moving
 from tessella.weights.transfer import Network, channels, difference, patches, positions, transfer
 
@@ -153,6 +155,25 @@ def test_patches_as_timm_resizes_them(have: int, wanted: int, seed: int) -> None
     if have != wanted:  # the mutation: resized as a picture would be
         picture = torch.nn.functional.interpolate(weight, (wanted, wanted), mode="bicubic", antialias=True)
         assert (picture - theirs).abs().max() > 1e-3 * theirs.abs().max()
+
+
+@pytest.mark.parametrize(("patch", "size"), [(4, 32), (16, 48), (6, 36)])
+def test_a_whole_network_as_timm_takes_it_over(patch: int, size: int) -> None:
+    """Patches and positions together, as timm loads FlexiViT at another size of patches."""
+    timm = pytest.importorskip("timm.models.vision_transformer")
+    sizes = {"embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 4}
+    old, new = (timm.VisionTransformer(img_size=s, patch_size=p, **sizes).eval() for s, p in ((32, 8), (size, patch)))
+    redraw(old)
+    new.load_state_dict(timm.checkpoint_filter_fn(old.state_dict(), new))
+    source, target = network(), network(patch_size=patch, image_size=size)
+    names = native.from_file({"type": "ClassifierConfig"}, old.state_dict())
+    out, _ = transfer({names[n]: t for n, t in old.state_dict().items()}, source, target)
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        theirs = new(images)
+        assert error(loaded(target, out)(images), theirs) <= BAR
+        table = "backbone.pos_embed"
+        assert error(loaded(target, out | {table: out[table].flip(1)})(images), theirs) > VISIBLE, "the mutation"
 
 
 @pytest.mark.parametrize(("wanted", "channels"), [(16, 3), (12, 3), (16, 1)])
