@@ -89,7 +89,8 @@ def _named_base(found: lora.Adapter, like: Like) -> Weights:
             raise BadInput("another adapter")
         return _opened(found.base, like)
     except BadInput as error:
-        raise BadInput(f"the LoRA adapter {found.place} was made on {found.base}: {error}; {cure}") from None
+        why = "; ".join(str(error).split("; ")[: 2 if is_name(found.base) else 1])  # without its cure: ours is nearer
+        raise BadInput(f"the LoRA adapter {found.place} was made on {found.base}: {why}; {cure}") from None
 
 
 def _opened(source: str | Path, like: Like) -> Weights:
@@ -204,7 +205,7 @@ def _certain(path: Path, tensors: dict[str, Tensor]) -> str:
     if near is not None and 2 * near.fit > near.wanted:
         raise BadInput(f"{path} does not say which architecture it is; the nearest: {told(near)}")
     what = f"{path} does not say which architecture it is"
-    raise BadInput(f"{what}; add --like NAME, one of {', '.join(PRESETS)}, or of `tessella list`")
+    raise BadInput(f"{what}; add --like NAME, one of {', '.join(PRESETS)}, of `tessella list`, or a TOML file about it")
 
 
 def assumed(cfg: ClassifierConfig, path: Path, count: int) -> Card:
