@@ -29,9 +29,9 @@ _CODES = {
 _METADATA = "__metadata__"  # the one name that the format keeps for itself
 
 
-def write(path: Path, tensors: Mapping[str, Tensor]) -> durable.Written:
-    """A new file; the folder around it makes it durable (`durable.write_folder`)."""
-    return durable.pour(path, _chunks(tensors))
+def write(path: Path, tensors: Mapping[str, Tensor], more: Mapping[str, str] | None = None) -> durable.Written:
+    """A new file; the folder around it makes it durable (`durable.write_folder`). `more`: what else its header says."""
+    return durable.pour(path, _chunks(tensors, more or {}))
 
 
 def read(path: Path | str) -> dict[str, Tensor]:
@@ -41,8 +41,21 @@ def read(path: Path | str) -> dict[str, Tensor]:
             quoted = (file.metadata() or {}).get("names") == "quoted"
             return {_plain_name(n) if quoted else n: file.get_tensor(n) for n in file.keys()}
     except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise BadInput(f"{path} is not a whole safetensors file ({reason}); copy or write it again") from None
+        raise _damaged(path, error) from None
+
+
+def metadata(path: Path | str) -> dict[str, str]:
+    """What the header says beside names and shapes."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path | str, error: Exception) -> BadInput:
+    reason = " ".join(str(error).split())
+    return BadInput(f"{path} is not a whole safetensors file ({reason}); copy or write it again")
 
 
 def size_of(tensors: Mapping[str, Tensor]) -> int:
@@ -87,11 +100,11 @@ def _check(name: str, tensor: Tensor) -> None:
         raise TessellaError(f"{name!r} is {tensor.dtype}, {tensor.layout}; a weights file cannot hold that")
 
 
-def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+def _chunks(tensors: Mapping[str, Tensor], more: Mapping[str, str]) -> Iterator[bytes | memoryview]:
     # Wide elements first, so that each tensor starts at a multiple of its element's size.
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     names = {"names": "quoted"} if any(_quoted(name) != name for name in tensors) else {}
-    header: dict[str, object] = {_METADATA: {"format": "pt"} | names}
+    header: dict[str, object] = {_METADATA: {"format": "pt"} | names | dict(more)}
     start = 0
     for name in order:
         tensor = tensors[name]

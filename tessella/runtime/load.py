@@ -33,6 +33,9 @@ def _assumptions(found: Weights) -> str:
     image = found.card.preprocess["image"]
     side = " x ".join(str(n) for n in image.size)
     named = ", and classes by number" if found.card.heads[0].classes and not found.network.heads else ""
+    told = found.card.provenance.get("described")
+    if told:
+        return f"read as {told} says: {side} px, {image.resize}, crop {image.crop:g}, {image.interpolation}{named}"
     if found.entry is None:
         return f"assumed {side} px, crop 0.9, bicubic, ImageNet's mean and deviation{named}"
     return f"read as {found.entry.name}: {side} px, {image.resize}, crop {image.crop:g}, {image.interpolation}{named}"

@@ -60,6 +60,18 @@ def fitted(cfg: ClassifierConfig, tensors: Mapping[str, Tensor]) -> ClassifierCo
     return replace(cfg, backbone=_with_positions(b, tensors), pool=pool, classes=classes)
 
 
+def patched(cfg: ClassifierConfig, tensors: Mapping[str, Tensor]) -> ClassifierConfig:
+    """The architecture with the patches of these tensors: what is wanted may have others (FlexiViT)."""
+    b, weight = cfg.backbone, tensors.get("patch_embed.proj.weight")
+    if weight is None or weight.ndim != 4 or b.embed == "stem" or b.stride is not None:
+        return cfg
+    side = weight.shape[-1]
+    if weight.shape[-2] != side or side == b.patch_size:
+        return cfg
+    height, width = (n if n % side == 0 else side * count for n, count in zip(b.size, b.grid, strict=True))
+    return replace(cfg, backbone=replace(b, patch_size=side, image_size=(height, width)))
+
+
 def _with_positions(backbone: ViTConfig, tensors: Mapping[str, Tensor]) -> ViTConfig:
     """The picture size from the number of rows of the table; of pictures that are not square it says nothing."""
     table = tensors.get("pos_embed")

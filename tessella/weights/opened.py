@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,10 +15,10 @@ from ..config import nearest as nearest_name
 from ..errors import BadInput
 from ..models.architecture import ClassifierConfig, ViTConfig
 from ..models.presets import PRESETS, classifier
-from . import hub, labels, native
+from . import described, hub, labels, lora, native
 from .catalog import CATALOG, COUNTS, Entry
 from .files import ENDINGS, read_tensors
-from .guess import candidates, fitted
+from .guess import candidates, fitted, patched
 from .io import WEIGHTS, read_model
 from .layouts import LAYOUTS
 from .recognise import Match, nearest, recognise, told
@@ -25,7 +26,8 @@ from .table import rename
 from .transfer import Network
 
 BY_ID = {origin.id: entry.name for entry in CATALOG.values() for origin in entry.origins}
-Like = ClassifierConfig | str | None  # the architecture of a bare file, or its name: of the catalogue, or of a preset
+# the architecture of a bare file; its name, of the catalogue or of a preset; or a TOML file about it (described.py)
+Like = ClassifierConfig | str | None
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Weights:
     tensors: dict[str, Tensor]  # by the network's names in memory
     bare: bool  # no card lay beside them: what it would say is known from
     entry: Entry | None = None  # this entry of the catalogue; None: preprocessing is assumed, and classes have numbers
+    adapters: tuple[Path, ...] = ()  # what was merged into them; the digests of the card are the base's
 
     @property
     def network(self) -> Network:
@@ -42,7 +45,7 @@ class Weights:
         cfg = decode(ClassifierConfig | ViTConfig, self.card.architecture, f"{self.place}: architecture")
         if isinstance(cfg, ViTConfig):
             cfg = classifier(cfg, 0)
-        named = not self.bare or bool(self.card.provenance.get("labels"))
+        named = self.card.provenance.get("labels", not self.bare)
         return Network(cfg, self.card.heads if named else ())
 
     @property
@@ -53,12 +56,47 @@ class Weights:
 
     @property
     def sha256(self) -> str:
-        return self.card.files.get(WEIGHTS) or durable.sha256_file(self.place)
+        base = self.card.files.get(WEIGHTS) or durable.sha256_file(self.place)
+        all_of_it = "".join([base, *(durable.sha256_file(lora.file_of(place)) for place in self.adapters)])
+        return hashlib.sha256(all_of_it.encode()).hexdigest() if self.adapters else base
 
 
 def open_weights(source: str | Path, like: Like = None) -> Weights:
     """Nothing is built yet: whoever loads these tensors checks that they are what the network needs."""
+    says = described.read(like) if isinstance(like, str) and described.is_file(like) else None
+    if says is None:
+        return _opened(source, like)
+    return replace(found := _opened(source, says.like), card=says.on(found.card))
+
+
+def open_adapted(adapter: str | Path, base: str | Path | None = None, like: Like = None) -> Weights:
+    """A base with a LoRA adapter merged into it; without a base the one that the adapter names. `like` is of the base,
+    but classes that its file names are the new head's."""
+    found = lora.read(adapter)
+    says = described.read(like) if isinstance(like, str) and described.is_file(like) else None
+    like = like if says is None else says.like
+    weights = _opened(base, like) if base is not None else _named_base(found, like)
+    merged = lora.merge(weights, found)
+    return merged if says is None else replace(merged, card=says.on(merged.card))
+
+
+def _named_base(found: lora.Adapter, like: Like) -> Weights:
+    cure = f"give the base as the model, and this with --adapter {found.place}"
+    if not found.base:
+        raise BadInput(f"the LoRA adapter {found.place} does not say which weights it was made on; {cure}")
+    try:
+        if lora.find(Path(found.base)) is not None:
+            raise BadInput("another adapter")
+        return _opened(found.base, like)
+    except BadInput as error:
+        why = "; ".join(str(error).split("; ")[: 2 if is_name(found.base) else 1])  # without its cure: ours is nearer
+        raise BadInput(f"the LoRA adapter {found.place} was made on {found.base}: {why}; {cure}") from None
+
+
+def _opened(source: str | Path, like: Like) -> Weights:
     path, name = Path(source), str(source)
+    if path.exists() and not (path / "model.json").is_file() and lora.find(path) is not None:
+        return open_adapted(path, like=like)
     if path.is_dir():
         return _from_folder(path, like)
     if path.is_file():
@@ -109,7 +147,7 @@ def _from_file(path: Path, like: Like) -> Weights:
         like = _certain(path, tensors)
     elif isinstance(like, str) and (found := candidates(tensors)) and like not in found:
         raise BadInput(f"{path} is no {like}: by its shapes it is {' or '.join(found)}; name that instead")
-    cfg = fitted(classifier(like, 0) if isinstance(like, str) else like, tensors)
+    cfg = fitted(classifier(like, 0) if isinstance(like, str) else patched(like, tensors), tensors)
     named = rename(tensors, native.from_file(encode(cfg), tensors))
     return Weights(path, assumed(cfg, path, len(tensors)), named, bare=True)
 
@@ -167,7 +205,7 @@ def _certain(path: Path, tensors: dict[str, Tensor]) -> str:
     if near is not None and 2 * near.fit > near.wanted:
         raise BadInput(f"{path} does not say which architecture it is; the nearest: {told(near)}")
     what = f"{path} does not say which architecture it is"
-    raise BadInput(f"{what}; add --like NAME, one of {', '.join(PRESETS)}, or of `tessella list`")
+    raise BadInput(f"{what}; add --like NAME, one of {', '.join(PRESETS)}, of `tessella list`, or a TOML file about it")
 
 
 def assumed(cfg: ClassifierConfig, path: Path, count: int) -> Card:

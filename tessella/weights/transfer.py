@@ -1,14 +1,14 @@
 """Weights of one network as the start of another: what is loaded, resized, put in order, new, and left out.
 
-The two may differ in picture size, channels, classes and what stands between the blocks and the classes. Positions are
-resampled; patch weights are summed over channels or repeated (as timm's adapt_input_conv does); the rows of a head go
-by the names of their classes, never by their numbers. Whatever else differs makes these the weights of another network,
-and that is refused by name.
+The two may differ in picture size, patch size, channels, classes and what stands between the blocks and the classes.
+Positions are resampled; patch weights go to another size by least squares (FlexiViT, Beyer 2022), and are summed over
+channels or repeated (as timm's adapt_input_conv does); the rows of a head go by the names of their classes, never by
+their numbers. Whatever else differs makes these the weights of another network, and that is refused by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 
 import torch
@@ -58,7 +58,7 @@ class Transfer:
 
 def transfer(tensors: Mapping[str, Tensor], source: Network, target: Network) -> tuple[Tensors, Transfer]:
     """`tensors` by the source's names in memory; returned are those that the target starts with: all but the new."""
-    differs = difference(source.config, target.config)
+    differs = difference(source.config, target.config, FREE | _patches_free(source.config, target.config))
     if differs is not None:
         raise BadInput(f"{differs}; leave it out, or --weights")
     _refuse_incomplete(tensors, source.config)
@@ -83,16 +83,22 @@ def transfer(tensors: Mapping[str, Tensor], source: Network, target: Network) ->
 # -- refusals --------------------------------------------------------------------------------------------------------
 
 
-def difference(source: ClassifierConfig, target: ClassifierConfig) -> str | None:
+def difference(source: ClassifierConfig, target: ClassifierConfig, free: Collection[str] = FREE) -> str | None:
     """The first setting in which two backbones differ that cannot share their weights, or would compute otherwise."""
     for field in fields(ViTConfig):
         have, want = getattr(source.backbone, field.name), getattr(target.backbone, field.name)
-        if field.name in FREE or have == want or (field.name == "embed" and {have, want} == ALIKE):
+        if field.name in free or have == want or (field.name == "embed" and {have, want} == ALIKE):
             continue
         if field.name == "layer_scale" and None not in (have, want):
             continue  # the factor to start with: the weights have their own
         return f"model.backbone.{field.name} is {want!r}, but the weights are of a network with {have!r}"
     return None
+
+
+def _patches_free(source: ClassifierConfig, target: ClassifierConfig) -> set[str]:
+    """The size of patches may change where one matrix sees the whole of a patch, and no other patch does."""
+    both = (source.backbone, target.backbone)
+    return {"patch_size"} if all(b.embed in ALIKE and b.stride is None for b in both) else set()
 
 
 def _refuse_incomplete(tensors: Mapping[str, Tensor], config: ClassifierConfig) -> None:
@@ -136,8 +142,11 @@ def _fitted(name: str, tensor: Tensor, source: ViTConfig, target: ViTConfig) -> 
         return positions(tensor, source, target.grid)
     if name.endswith(RELATIVE) and source.grid != target.grid:
         return related(*target.grid, tensor.device).resized(tensor, source.grid)
-    if name == first_layer(source) and source.channels != target.channels:
-        return channels(tensor, target.channels)
+    if name == first_layer(source):
+        if source.patch_size != target.patch_size:
+            tensor = patches(tensor, target.patch_size)
+        if source.channels != target.channels:
+            tensor = channels(tensor, target.channels)
     return tensor
 
 
@@ -161,6 +170,15 @@ def channels(weight: Tensor, wanted: int) -> Tensor:
     if wanted == 1:
         return weight.sum(dim=1, keepdim=True)
     return weight.repeat(1, -(-wanted // have), 1, 1)[:, :wanted] * (have / wanted)
+
+
+def patches(weight: Tensor, size: int) -> Tensor:
+    """(D, C, p, p) for patches of `size` pixels: what a patch gave, its copy of that size gives as nearly as it can,
+    and exactly where it is larger. Resizing a side is a matrix R of (size, p), so the weights are multiplied by R's
+    pseudo-inverse on both sides."""
+    one = torch.eye(weight.shape[-1], dtype=torch.float64)
+    back: Tensor = torch.linalg.pinv(resample(one[:, None], size, 1)[:, 0])  # (p, size)
+    return (back.T @ weight.double() @ back).float()
 
 
 # -- heads -----------------------------------------------------------------------------------------------------------
@@ -236,7 +254,9 @@ def _change(name: str, source: ViTConfig, target: ViTConfig) -> str:
         before, after = ("x".join(map(str, cfg.grid)) for cfg in (source, target))
         what = "relative positions" if name.endswith(RELATIVE) else "positions"
         return f"{what} {before} to {after}"
-    return f"patches {source.channels} to {target.channels} channels"
+    sides, colours = (source.patch_size, target.patch_size), (source.channels, target.channels)
+    told = [f"{a} to {b} {unit}" for (a, b), unit in ((sides, "px"), (colours, "channels")) if a != b]
+    return f"patches {', '.join(told)}"
 
 
 def _grouped(names: list[str]) -> tuple[str, ...]:

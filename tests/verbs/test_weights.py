@@ -20,9 +20,12 @@ from safetensors.torch import save_file
 
 import tessella as ts
 from tessella.errors import BadInput
+from tessella.models.architecture import ClassifierConfig, ViTConfig
+from tessella.models.classifier import Classifier
 from tessella.tensorfile import read
 from tessella.verbs.adopt import adopt
 from tessella.weights.io import read_model, write_model
+from tessella.weights.opened import assumed
 
 QUICK = {"train.steps": 1, "data.workers": 0, "train.device": "cpu", "train.batch": 4, "train.precision": "fp32"}
 STILL = QUICK | {"train.lr": 0.0, "train.min_lr": 0.0, "train.ema": None}  # the weights stay what they start as
@@ -110,6 +113,25 @@ def test_another_size_and_other_channels(
     assert model.preprocess.size == (settings.get("size", 28),) * 2
     assert model.preprocess.channels == backbone["channels"] == count
     assert model.predict(next(p for p in pictures.rglob("*.*") if p.is_file()))[0].names
+
+
+def test_patches_of_another_size(world: World, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Out of a folder, out of a bare file, and once more out of the file where a run has no state yet."""
+    cfg = ClassifierConfig(backbone=ViTConfig(image_size=28, patch_size=7, width=16, depth=1, heads=2), classes=3)
+    tensors = Classifier(cfg).state_dict()
+    write_model(tmp_path / "w", tensors, assumed(cfg, tmp_path, len(tensors)))
+    shutil.copy(tmp_path / "w" / "model.safetensors", tmp_path / "w.safetensors")
+    known = {f"model.backbone.{key}": getattr(cfg.backbone, key) for key in ("width", "depth", "heads")}
+    for source, model, more in (("w", None, {}), ("w.safetensors", "vit_t16", known)):
+        asked = STILL | {"weights": str(tmp_path / source), "model.backbone.patch_size": 14} | more
+        done = ts.train(world.photos, settings=asked, model=model)
+        assert "resized patches 7 to 14 px; resized positions 4x4 to 2x2" in said(capfd.readouterr().err)
+        assert done.load().card.architecture["backbone"]["patch_size"] == 14
+    before = (done.folder / "model" / "model.safetensors").read_bytes()
+    for name in ("state", "model"):
+        shutil.rmtree(done.folder / name)
+    ts.resume(done.folder)
+    assert (done.folder / "model" / "model.safetensors").read_bytes() == before
 
 
 def test_grey_pictures_say_what_they_said_as_colour(world: World, tmp_path: Path) -> None:

@@ -9,14 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from redrawn import BAR, VISIBLE, error, redraw
 from torch import Tensor
 
 from tessella.card import Head
 from tessella.errors import BadInput
 from tessella.models.architecture import ClassifierConfig, PoolConfig, RotaryConfig, ViTConfig
 from tessella.models.classifier import Classifier
+from tessella.weights import native
 from tessella.weights import transfer as moving
-from tessella.weights.transfer import Network, channels, difference, positions, transfer
+from tessella.weights.transfer import Network, channels, difference, patches, positions, transfer
 
 TINY = ViTConfig(image_size=32, patch_size=8, width=16, depth=2, heads=2)
 NAMES = ("ant", "bee", "cow", "dog")
@@ -139,6 +141,98 @@ def test_alike_channels_give_what_they_gave(have: int, wanted: int) -> None:
         assert torch.allclose(seen, before, atol=1e-4)
 
 
+# -- patches of other sizes --------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 24), st.integers(2, 24), st.integers(0, 1000))
+def test_patches_as_timm_resizes_them(have: int, wanted: int, seed: int) -> None:
+    resized = pytest.importorskip("timm.layers.patch_embed").resample_patch_embed
+    torch.manual_seed(seed)
+    weight = torch.randn(5, 3, have, have)
+    ours, theirs = patches(weight, wanted), resized(weight, [wanted, wanted])
+    assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+    if have != wanted:  # the mutation: resized as a picture would be
+        picture = torch.nn.functional.interpolate(weight, (wanted, wanted), mode="bicubic", antialias=True)
+        assert (picture - theirs).abs().max() > 1e-3 * theirs.abs().max()
+
+
+@pytest.mark.parametrize(("patch", "size"), [(4, 32), (16, 48), (6, 36)])
+def test_a_whole_network_as_timm_takes_it_over(patch: int, size: int) -> None:
+    """Patches and positions together, as timm loads FlexiViT at another size of patches."""
+    timm = pytest.importorskip("timm.models.vision_transformer")
+    sizes = {"embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 4}
+    old, new = (timm.VisionTransformer(img_size=s, patch_size=p, **sizes).eval() for s, p in ((32, 8), (size, patch)))
+    redraw(old)
+    new.load_state_dict(timm.checkpoint_filter_fn(old.state_dict(), new))
+    source, target = network(), network(patch_size=patch, image_size=size)
+    names = native.from_file({"type": "ClassifierConfig"}, old.state_dict())
+    out, _ = transfer({names[n]: t for n, t in old.state_dict().items()}, source, target)
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        theirs = new(images)
+        assert error(loaded(target, out)(images), theirs) <= BAR
+        table = "backbone.pos_embed"
+        assert error(loaded(target, out | {table: out[table].flip(1)})(images), theirs) > VISIBLE, "the mutation"
+
+
+@pytest.mark.parametrize(("wanted", "channels"), [(16, 3), (12, 3), (16, 1)])
+def test_an_enlarged_patch_gives_the_same_token(wanted: int, channels: int) -> None:
+    """Each patch enlarged by itself: its token is the same; positions stay where the grid does."""
+    source = network()
+    target = network(patch_size=wanted, image_size=4 * wanted, channels=channels)
+    tensors = tensors_of(source)
+    out, told = transfer(tensors, source, target)
+    sides = f"patches 8 to {wanted} px" + (", 3 to 1 channels" if channels == 1 else "")
+    assert told.resized == (sides,) and torch.equal(out["backbone.pos_embed"], tensors["backbone.pos_embed"])
+    images = torch.randn(2, 1, 4, 4, 8, 8).expand(2, 3, 4, 4, 8, 8)  # pictures, channels, grid, pixels
+    large = torch.nn.functional.interpolate(
+        images.reshape(-1, 1, 8, 8), (wanted, wanted), mode="bicubic", antialias=True
+    )
+    large = large.view(2, 3, 4, 4, wanted, wanted)[:, :channels]
+
+    def together(patches: Tensor) -> Tensor:
+        return patches.permute(0, 1, 2, 4, 3, 5).reshape(2, patches.shape[1], 4 * patches.shape[4], -1)
+
+    before, after = loaded(source, tensors)(together(images)), loaded(target, out)(together(large))
+    assert (before - after).abs().max() <= 1e-4 * before.abs().max()
+    turned = out | {"backbone.patch_embed.proj.weight": out["backbone.patch_embed.proj.weight"].flip(3)}
+    assert (before - loaded(target, turned)(together(large))).abs().max() > 1e-2 * before.abs().max(), "the mutation"
+
+
+def test_smaller_patches_see_a_smooth_picture_alike() -> None:
+    """Half the side of a patch and of the picture: on average the logits move by little; resized as a picture would be,
+    without the least squares, by far more."""
+    source = network()
+    target = network(patch_size=4, image_size=16)
+    tensors = tensors_of(source)
+    weight = tensors["backbone.patch_embed.proj.weight"]
+    tensors["backbone.patch_embed.proj.weight"] = torch.nn.functional.avg_pool2d(weight, 5, 1, 2)  # as learned: smooth
+    out, told = transfer(tensors, source, target)
+    assert told.resized == ("patches 8 to 4 px",)
+    coarse = torch.randn(64, 3, 4, 4)
+    large, small = (
+        torch.nn.functional.interpolate(coarse, (n, n), mode="bicubic", align_corners=False) for n in (32, 16)
+    )
+    before = loaded(source, tensors)(large)
+
+    @torch.no_grad()
+    def moved(weights: Tensor) -> float:
+        after = loaded(target, out | {"backbone.patch_embed.proj.weight": weights})(small)
+        return float((after - before).norm() / (before - before.mean(0)).norm())
+
+    right = out["backbone.patch_embed.proj.weight"]
+    plain = torch.nn.functional.interpolate(tensors["backbone.patch_embed.proj.weight"], (4, 4), mode="area")
+    assert 3 * moved(right) < 0.5 < moved(plain), "the mutation"
+
+
+def test_where_patches_stay_as_they_are() -> None:
+    for backbone in ({"embed": "stem"}, {"stride": 4}):
+        source, target = network(**backbone), network(**backbone, patch_size=16)
+        with pytest.raises(BadInput, match=r"model\.backbone\.patch_size is 16"):
+            transfer(tensors_of(source), source, target)
+
+
 # -- heads -------------------------------------------------------------------------------------------------------------
 
 
@@ -248,7 +342,7 @@ def test_both_heads_of_a_distilled_network() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("width", 32), ("depth", 3), ("heads", 4), ("patch_size", 4), ("norm_eps", 1e-5), ("mlp", "quick_gelu"),
+    [("width", 32), ("depth", 3), ("heads", 4), ("stride", 4), ("norm_eps", 1e-5), ("mlp", "quick_gelu"),
      ("class_token", False), ("registers", 1), ("layer_scale", 1e-5), ("position", "none"),
      ("rotary", RotaryConfig()), ("relative", True)],
 )  # fmt: skip
