@@ -34,6 +34,12 @@ def macs(cfg: ClassifierConfig) -> int:
             height, across = height // stride, across // stride
             total += height * across * 9 * before * after
         total += patches * b.stem_plan[-1][1] * width
+    elif b.resnet is not None:
+        height, across = b.padded(*b.size)
+        for conv in b.resnet.plan(b.channels):
+            places = (height // conv.pixels) * (across // conv.pixels)
+            total += places * conv.kernel**2 * conv.before * conv.after
+        total += height * across // b.resnet.stride**2 * b.resnet.channels * width
     else:
         total += patches * b.channels * b.patch_size**2 * width
     if cfg.pool.kind == "attention":
@@ -89,6 +95,9 @@ def _linear(inputs: int, outputs: int, bias: bool = True) -> int:
 
 
 def _embedding(b: ViTConfig) -> int:
+    if b.resnet is not None:
+        convs = sum(c.kernel**2 * c.before * c.after + 2 * c.after for c in b.resnet.plan(b.channels))
+        return convs + _linear(b.resnet.channels * (b.patch_size // b.resnet.stride) ** 2, b.width, b.embed_bias)
     if b.embed != "stem":
         return _linear(b.channels * b.patch_size**2, b.width, b.embed_bias)
     stem = sum(9 * before * after + 2 * after for before, after, _ in b.stem_plan)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from ..card import Preprocess
-from ..models.architecture import ClassifierConfig, PoolConfig, RotaryConfig, ViTConfig
+from ..models.architecture import ClassifierConfig, PoolConfig, ResNetConfig, RotaryConfig, ViTConfig
 
 Labels = Literal["imagenet-1k", "imagenet-12k", "imagenet-21k", ""]
 COUNTS: dict[Labels, int] = {"imagenet-1k": 1000, "imagenet-12k": 11821, "imagenet-21k": 21843, "": 0}
@@ -588,9 +588,42 @@ SBB = [
     ),
 ]
 
+
+def _hybrid(row: _Row) -> Entry:
+    """Dosovitskiy 2020 (orig), Steiner 2021: patches are cut out of the map of a ResNet, or of its stem alone."""
+    stages = {"_r_": (), "r26": (2, 2, 2, 2), "r50_s32": (3, 4, 6, 3), "r50_s16": (3, 4, 9)}
+    resnet = ResNetConfig(layers=next(layers for called, layers in stages.items() if called in row.timm))
+    labels: Labels = "imagenet-1k" if row.accuracy else "imagenet-21k" if "augreg" in row.timm else ""
+    backbone = _backbone(row.size, row.patch, row.pixels, embed="resnet", resnet=resnet)
+    return Entry(
+        name=row.name,
+        accuracy=row.accuracy,
+        family="hybrid",
+        architecture=ClassifierConfig(backbone=backbone, classes=COUNTS[labels]),
+        preprocess=_pictures(row.pixels, HALF, 1.0 if row.pixels == 384 else 0.9),
+        licence="apache-2.0",
+        origins=(_timm(row.timm),),
+        also=("big_vision/hybrid" if resnet.layers else "big_vision/hybrid stem",),
+        labels=labels,
+    )
+
+
+HYBRID = [
+    # the stem's step is 4 px and the patches are 8 x 8 of those: 32 px, though its authors call it R+Ti/16
+    _Row("vit_r_t32.augreg", "t", 32, 224, "vit_tiny_r_s16_p8_224.augreg_in21k_ft_in1k", accuracy=71.800),
+    _Row("vit_r_t32_384.augreg", "t", 32, 384, "vit_tiny_r_s16_p8_384.augreg_in21k_ft_in1k", accuracy=75.962),
+    _Row("vit_r26_s32.augreg", "s", 32, 224, "vit_small_r26_s32_224.augreg_in21k_ft_in1k", accuracy=81.856),
+    _Row("vit_r26_s32_384.augreg", "s", 32, 384, "vit_small_r26_s32_384.augreg_in21k_ft_in1k", accuracy=84.066),
+    _Row("vit_r26_s32.augreg_in21k", "s", 32, 224, "vit_small_r26_s32_224.augreg_in21k"),
+    _Row("vit_r50_b16.orig_in21k", "b", 16, 224, "vit_base_r50_s16_224.orig_in21k"),
+    _Row("vit_r50_b16_384.orig", "b", 16, 384, "vit_base_r50_s16_384.orig_in21k_ft_in1k", accuracy=84.988),
+    _Row("vit_r50_l32.augreg", "l", 32, 224, "vit_large_r50_s32_224.augreg_in21k_ft_in1k", accuracy=84.434),
+    _Row("vit_r50_l32_384.augreg", "l", 32, 384, "vit_large_r50_s32_384.augreg_in21k_ft_in1k", accuracy=86.188),
+]
+
 FAMILIES = (
     (AUGREG, _augreg), (DEIT, _deit), (DEIT3, _deit3), (MAE, _mae), (DINO, _dino), (DINOV2, _dinov2),
     (DINOV3, _dinov3), (CLIPS, _clip), (SIGLIP, _siglip), (PE, _pe), (BEIT, _beit), (EVA02, _eva02), (FLEXI, _flexi),
-    (SBB, _sbb),
+    (SBB, _sbb), (HYBRID, _hybrid),
 )  # fmt: skip
 CATALOG: dict[str, Entry] = {row.name: make(row) for rows, make in FAMILIES for row in rows}

@@ -40,7 +40,7 @@ def candidates(tensors: Mapping[str, Tensor]) -> list[str]:
 def fitted(cfg: ClassifierConfig, tensors: Mapping[str, Tensor]) -> ClassifierConfig:
     """The architecture with what the tensors add to it: picture size, channels, classes, tokens, norms and scales."""
     b = cfg.backbone
-    first = tensors.get("patch_embed.stem.0.conv.weight" if b.embed == "stem" else "patch_embed.proj.weight")
+    first = tensors.get(b.first_weight)
     registers, head = tensors.get("reg_token"), tensors.get("head.weight")
     b = replace(
         b,

@@ -47,6 +47,11 @@ def _meta() -> dict[str, Sequence[Rule]]:
     return out
 
 
+def _big_vision() -> dict[str, Sequence[Rule]]:
+    hybrids = {"hybrid": big_vision.hybrid(stages=True), "hybrid stem": big_vision.hybrid(stages=False)}
+    return {"vit": big_vision.vit(), **hybrids}
+
+
 LAYOUTS: dict[str, Table] = {
     f"{library}/{kind}": Table(rules)
     for library, kinds in (
@@ -54,7 +59,7 @@ LAYOUTS: dict[str, Table] = {
         ("transformers", _transformers()),
         ("meta", _meta()),
         ("open_clip", {"clip": open_clip.clip(), **{f"timm {k}": open_clip.trunk(r) for k, r in timm.RULES.items()}}),
-        ("big_vision", {"vit": big_vision.vit()}),
+        ("big_vision", _big_vision()),
     )
     for kind, rules in kinds.items()
 }

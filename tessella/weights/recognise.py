@@ -65,7 +65,7 @@ def sized(cfg: ClassifierConfig, read: Mapping[str, Tensor]) -> ClassifierConfig
     """With the channels, the picture size and the classes of these tensors; of pictures that are not square, and not of
     the configured size, a table of places does not tell the sides."""
     b, head = cfg.backbone, read.get("head.weight")
-    weight, places = read.get("patch_embed.proj.weight"), read.get("pos_embed")
+    weight, places = read.get(b.first_weight), read.get("pos_embed")
     tables = [tensor.shape[0] for name, tensor in read.items() if name.endswith("relative_position_bias_table")]
     if weight is not None and weight.ndim == 4:
         b = replace(b, channels=weight.shape[1])

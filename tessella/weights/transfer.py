@@ -136,14 +136,9 @@ def _fitted(name: str, tensor: Tensor, source: ViTConfig, target: ViTConfig) -> 
         return positions(tensor, source, target.grid)
     if name.endswith(RELATIVE) and source.grid != target.grid:
         return related(*target.grid, tensor.device).resized(tensor, source.grid)
-    if name == first_layer(source) and source.channels != target.channels:
+    if name == f"backbone.{source.first_weight}" and source.channels != target.channels:
         return channels(tensor, target.channels)
     return tensor
-
-
-def first_layer(config: ViTConfig) -> str:
-    """The only weight that sees the channels of a picture."""
-    return "backbone.patch_embed." + ("stem.0.conv.weight" if config.embed == "stem" else "proj.weight")
 
 
 def positions(table: Tensor, source: ViTConfig, grid: tuple[int, int]) -> Tensor:
@@ -156,7 +151,8 @@ def positions(table: Tensor, source: ViTConfig, grid: tuple[int, int]) -> Tensor
 
 def channels(weight: Tensor, wanted: int) -> Tensor:
     """(D, C, p, p) for another number of channels. One: the sum, so that a grey picture gives what it gave as colour.
-    More: repeated in turn, and scaled so that channels which are alike add up to what they did."""
+    More: repeated in turn, and scaled so that channels which are alike add up to what they did. Where filters are
+    standardised (hybrids), the sums are scaled anew, each by its own factor, and grey gives only about what it gave."""
     have = weight.shape[1]
     if wanted == 1:
         return weight.sum(dim=1, keepdim=True)

@@ -90,8 +90,19 @@ def alike(entry: Entry) -> Any:
     a = entry.architecture
     free = {"width": 768, "heads": 12, "head_size": None, "depth": 12, "image_size": 224, "mlp_ratio": 4.0}
     rotary = replace(a.backbone.rotary, reference=None, offset=0.0) if a.backbone.rotary else None
-    backbone = replace(a.backbone, patch_size=16, rotary=rotary, indivisible="refuse", **free)
-    return entry.origins[0].layout, backbone, a.pool.kind, a.pool.norm, bool(a.pool.projection), bool(a.classes)
+    plain: dict[str, Any] = {"embed": "conv", "resnet": None, "patch_size": 16, "indivisible": "refuse"}
+    backbone = replace(a.backbone, rotary=rotary, **plain, **free)
+    staged = bool(a.backbone.resnet and a.backbone.resnet.layers)
+    return (
+        entry.origins[0].layout,
+        backbone,
+        a.backbone.embed,
+        staged,
+        a.pool.kind,
+        a.pool.norm,
+        bool(a.pool.projection),
+        bool(a.classes),
+    )
 
 
 KINDS = {alike(entry): entry for entry in reversed(CATALOG.values())}
@@ -100,7 +111,8 @@ KINDS = {alike(entry): entry for entry in reversed(CATALOG.values())}
 @pytest.mark.parametrize("entry", KINDS.values(), ids=lambda entry: entry.name)
 def test_every_tensor_matters(entry: Entry) -> None:
     """The mutation, for one name of each kind: whichever tensor of the source is wrong, the comparison sees it."""
-    size = (4 * entry.architecture.backbone.patch_size,) * 2
+    b = entry.architecture.backbone
+    size = ((4 if b.resnet is None else 2) * b.patch_size,) * 2  # the layers before the patches are all there
     entry, unseen = cut(entry, size[0]), []
     net = theirs(entry)
     mine = ours(entry, net.state_dict())
