@@ -10,6 +10,8 @@ from typing import Literal, NamedTuple
 
 from ..errors import BadInput
 
+SMALLEST = 3  # pixels of a side that a CvT makes a token of
+
 
 @dataclass(frozen=True, kw_only=True)
 class RotaryConfig:
@@ -236,6 +238,69 @@ class ViTConfig:
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
         """(rows, columns) of patches in a picture that they tile."""
         return (height - self.patch_size) // self.step + 1, (width - self.patch_size) // self.step + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CvTConfig:
+    """A Convolutional vision Transformer; the defaults are Microsoft's CvT-13 without its head.
+
+    Takes pictures of any size from 3 px on, as they are: convolutions pad themselves, and there are no positions. Who
+    chooses a size takes a multiple of the total stride.
+    """
+
+    image_size: tuple[int, int] | int = 224  # pixels, (height, width) or one side; what pictures usually have
+    channels: int = 3  # of the pictures
+    widths: tuple[int, ...] = (64, 192, 384)  # features per token in each stage; the map halves from stage to stage
+    depths: tuple[int, ...] = (1, 2, 10)  # blocks of each stage
+    heads: tuple[int, ...] = (1, 3, 6)  # of attention, in each stage
+    mlp_ratio: float = 4.0  # features between fc1 and fc2 / width
+    mlp: Literal["gelu", "gelu_tanh", "quick_gelu", "relu"] = "quick_gelu"  # as it was trained; transformers: gelu
+    norm_eps: float = 1e-5
+    projection_dropout: float = 0.0  # on the output of each attention
+    mlp_dropout: float = 0.0  # after fc1 and after fc2
+    attention_dropout: float = 0.0  # on the softmax map, inside the fused kernel
+    drop_path: float = 0.0  # stochastic depth of the last block; grows linearly from 0 at the first
+    remat: bool = False  # recompute each block in the backward pass: less memory, about a third more time
+
+    def __post_init__(self) -> None:
+        _require(self.channels >= 1, f"model.backbone.channels is {self.channels}; it must be at least 1")
+        stages = len(self.widths)
+        for name in ("widths", "depths", "heads"):
+            each = getattr(self, name)
+            good = len(each) == stages >= 1 and min(each) >= 1
+            _require(good, f"model.backbone.{name} is {each}; give {max(1, stages)} numbers, 1 or more, one a stage")
+        for width, heads in zip(self.widths, self.heads, strict=True):
+            _require(width % heads == 0, f"model.backbone.widths has {width}, no multiple of its {heads} heads")
+        good = int(min(self.widths) * self.mlp_ratio) >= 1
+        _require(good, f"model.backbone.mlp_ratio is {self.mlp_ratio}; the MLP needs at least 1 feature")
+        _require(self.norm_eps > 0, f"model.backbone.norm_eps is {self.norm_eps}; it must be above 0")
+        for name in ("projection_dropout", "mlp_dropout", "attention_dropout", "drop_path"):
+            rate = getattr(self, name)
+            _require(0 <= rate < 1, f"model.backbone.{name} is {rate}; it is a share, at least 0 and below 1")
+        for side in self.size:
+            what = f"model.backbone.image_size is {self.image_size}; give at least {SMALLEST} px"
+            _require(side >= SMALLEST, what)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+    @property
+    def depth(self) -> int:
+        return sum(self.depths)
+
+    @property
+    def stride(self) -> int:
+        """Pixels from one token of the last map to the next."""
+        return 4 << (len(self.widths) - 1)
+
+    def grids(self, height: int, width: int) -> list[tuple[int, int]]:
+        """(rows, columns) of the tokens of each stage in a picture of this size."""
+        sides = [((height - 3) // 4 + 1, (width - 3) // 4 + 1)]  # 7 x 7 pixels every 4, two of padding
+        for _ in self.widths[1:]:
+            sides.append(((sides[-1][0] + 1) // 2, (sides[-1][1] + 1) // 2))  # 3 x 3 every 2, one of padding
+        return sides
 
 
 @dataclass(frozen=True, kw_only=True)

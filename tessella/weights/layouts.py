@@ -29,6 +29,7 @@ def _transformers() -> dict[str, Sequence[Rule]]:
             out[kind] = transformers.dinov3("layer.{i}", gated, biases)
             out[kind + NEW] = transformers.dinov3("model.layer.{i}", gated, biases)
     out["clip"], out["clip bare"] = transformers.clip("vision_model."), transformers.clip("")
+    out["cvt"] = transformers.cvt()
     out["siglip"], out["siglip bare"] = transformers.siglip("vision_model."), transformers.siglip("")
     return out
 
@@ -39,6 +40,7 @@ def _meta() -> dict[str, Sequence[Rule]]:
         "mae": meta.mae(),
         "deit3": meta.deit3(),
         "beit": meta.beit(),
+        "cvt": meta.cvt(),
     }
     for gated in (False, True):
         out["dinov3" + " gated" * gated] = meta.dinov3(gated)

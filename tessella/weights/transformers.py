@@ -195,3 +195,31 @@ def siglip(at: str) -> list[Rule]:
         Left("logit_scale"),
         Left("logit_bias"),
     ]
+
+
+def cvt() -> list[Rule]:
+    """The same names in files and in memory. How many batches the statistics are of is left out: they stay."""
+    ours, theirs = "stage{s}.blocks.{i}", "cvt.encoder.stages.{s}.layers.{i}"
+    inner, embedding = f"{theirs}.attention.attention", "cvt.encoder.stages.{s}.embedding.convolution_embeddings"
+    looks: list[Rule] = []
+    for short, long in (("q", "query"), ("k", "key"), ("v", "value")):
+        look = f"{inner}.convolution_projection_{long}.convolution_projection"
+        looks += [
+            Left(f"{look}.normalization.num_batches_tracked"),
+            _pairs(f"{ours}.attn.conv_proj_{short}.conv", f"{look}.convolution"),
+            _pairs(f"{ours}.attn.conv_proj_{short}.bn", f"{look}.normalization"),
+            _pairs(f"{ours}.attn.proj_{short}", f"{inner}.projection_{long}"),
+        ]
+    return [
+        ("stage{s}.cls_token", "cvt.encoder.stages.{s}.cls_token"),
+        _pairs("stage{s}.patch_embed.proj", f"{embedding}.projection"),
+        _pairs("stage{s}.patch_embed.norm", f"{embedding}.normalization"),
+        *looks,
+        _pairs(f"{ours}.attn.proj", f"{theirs}.attention.output.dense"),
+        _pairs(f"{ours}.norm1", f"{theirs}.layernorm_before"),
+        _pairs(f"{ours}.norm2", f"{theirs}.layernorm_after"),
+        _pairs(f"{ours}.mlp.fc1", f"{theirs}.intermediate.dense"),
+        _pairs(f"{ours}.mlp.fc2", f"{theirs}.output.dense"),
+        _pairs("norm", "layernorm"),
+        *_heads(),
+    ]
