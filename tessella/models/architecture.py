@@ -6,9 +6,10 @@ They stand apart from the modules that they configure so that listing and checki
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from ..errors import BadInput
+from .staged import SwinConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,66 @@ class RotaryConfig:
             _require(min(sides) >= 1, what)
         wrong = self.offset and self.reference is None
         _require(not wrong, "model.backbone.rotary.offset counts patches; give model.backbone.rotary.reference too")
+
+
+class Common(Protocol):
+    """What the settings of every backbone answer. Who needs more of one kind asks for that kind."""
+
+    @property
+    def size(self) -> tuple[int, int]: ...  # (height, width) in pixels
+
+    @property
+    def channels(self) -> int: ...  # of the pictures
+
+    @property
+    def width(self) -> int: ...  # features of a token of the first block
+
+    @property
+    def features(self) -> int: ...  # of a token that leaves the last block, which a pool and a head see
+
+    @property
+    def depth(self) -> int: ...  # blocks: units of the Tower
+
+    @property
+    def maps(self) -> int: ...  # how many `layers` can be asked for: blocks of a ViT, stages of others
+
+    @property
+    def class_token(self) -> bool: ...
+
+    @property
+    def distill_token(self) -> bool: ...
+
+    @property
+    def prefix(self) -> int: ...  # how many tokens stand before the patches
+
+    @property
+    def chooses(self) -> bool: ...  # whether it can leave out patches (`keep`) or put a token there (`hide`)
+
+    @property
+    def first_weight(self) -> str: ...  # the only tensor of the network that sees the channels of a picture
+
+    @property
+    def looks(self) -> str: ...  # its sizes in some words
+
+    @property
+    def norm(self) -> str: ...  # "layer" or "rms", of a pool as well
+
+    @property
+    def norm_eps(self) -> float: ...
+
+    @property
+    def drop_path(self) -> float: ...
+
+    @property
+    def remat(self) -> bool: ...
+
+    @property
+    def least(self) -> int: ...  # pixels: the shortest side that growing pictures begin with
+
+    @property
+    def step(self) -> int: ...  # pixels from there to the next side that needs no padding
+
+    def tiles(self, side: int) -> bool: ...  # whether it takes pictures of so many pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +188,25 @@ class ViTConfig:
         return self.patch_size if self.stride is None else self.stride
 
     @property
+    def least(self) -> int:
+        return self.patch_size
+
+    def tiles(self, side: int) -> bool:
+        return side >= self.patch_size and (self.indivisible != "refuse" or not (side - self.patch_size) % self.step)
+
+    @property
+    def features(self) -> int:
+        return self.width
+
+    @property
+    def maps(self) -> int:
+        return self.depth
+
+    @property
+    def chooses(self) -> bool:
+        return True
+
+    @property
     def grid(self) -> tuple[int, int]:
         """(rows, columns) of patches at the configured size."""
         return self.grid_of(*self.padded(*self.size))
@@ -156,6 +236,15 @@ class ViTConfig:
             before = after
         return tuple(plan)
 
+    @property
+    def first_weight(self) -> str:
+        """The only tensor of the network that sees the channels of a picture."""
+        return "patch_embed." + ("stem.0.conv.weight" if self.embed == "stem" else "proj.weight")
+
+    @property
+    def looks(self) -> str:
+        return f"width {self.width}, depth {self.depth}, patches of {self.patch_size}"
+
     def padded(self, height: int, width: int) -> tuple[int, int]:
         """The size that the patches tile: the picture's own, or what padding or cutting makes it; else a BadInput."""
         sides = []
@@ -180,6 +269,9 @@ class ViTConfig:
         return (height - self.patch_size) // self.step + 1, (width - self.patch_size) // self.step + 1
 
 
+Backbone = ViTConfig | SwinConfig  # each of them is Common
+
+
 @dataclass(frozen=True, kw_only=True)
 class PoolConfig:
     """How the tokens of one picture become one vector."""
@@ -200,7 +292,7 @@ class PoolConfig:
 class ClassifierConfig:
     """A backbone, a pool and a linear layer; with a distillation token, two of the latter."""
 
-    backbone: ViTConfig = field(default_factory=ViTConfig)
+    backbone: Backbone = field(default_factory=ViTConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
     classes: int = 1000  # 0 = no head: the network returns the pooled features
     dropout: float = 0.0  # on the pooled vector
@@ -214,12 +306,13 @@ class ClassifierConfig:
         )
         what = "model.pool.projection and a distillation token do not go together; leave one of them out"
         _require(not (self.pool.projection and self.backbone.distill_token), what)
-        heads = self.pool.heads or self.backbone.heads
-        _require(
-            self.pool.kind != "attention" or self.backbone.width % heads == 0,
-            f"attention pooling needs a width divisible by its heads, not {self.backbone.width} / {heads};"
-            " set model.pool.heads",
-        )
+        if self.pool.kind == "attention":
+            b = self.backbone
+            if not isinstance(b, ViTConfig):
+                raise BadInput('model.pool.kind is "attention", which only a ViT has; set model.pool.kind = "mean"')
+            heads = self.pool.heads or b.heads
+            what = f"attention pooling needs a width divisible by its heads, not {b.width} / {heads}"
+            _require(b.width % heads == 0, f"{what}; set model.pool.heads")
 
 
 def _require(good: bool, otherwise: str) -> None:
