@@ -6,11 +6,10 @@ They stand apart from the modules that they configure so that listing and checki
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from ..errors import BadInput
-
-SMALLEST = 3  # pixels of a side that a CvT makes a token of
+from .staged import SwinConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +75,66 @@ class ResNetConfig:
                 plan += [Conv(inner, inner, 3, pixels), Conv(inner, after, 1, pixels)]
                 before = after
         return tuple(plan)
+
+
+class Common(Protocol):
+    """What the settings of every backbone answer. Who needs more of one kind asks for that kind."""
+
+    @property
+    def size(self) -> tuple[int, int]: ...  # (height, width) in pixels
+
+    @property
+    def channels(self) -> int: ...  # of the pictures
+
+    @property
+    def width(self) -> int: ...  # features of a token of the first block
+
+    @property
+    def features(self) -> int: ...  # of a token that leaves the last block, which a pool and a head see
+
+    @property
+    def depth(self) -> int: ...  # blocks: units of the Tower
+
+    @property
+    def maps(self) -> int: ...  # how many `layers` can be asked for: blocks of a ViT, stages of others
+
+    @property
+    def class_token(self) -> bool: ...
+
+    @property
+    def distill_token(self) -> bool: ...
+
+    @property
+    def prefix(self) -> int: ...  # how many tokens stand before the patches
+
+    @property
+    def chooses(self) -> bool: ...  # whether it can leave out patches (`keep`) or put a token there (`hide`)
+
+    @property
+    def first_weight(self) -> str: ...  # the only tensor of the network that sees the channels of a picture
+
+    @property
+    def looks(self) -> str: ...  # its sizes in some words
+
+    @property
+    def norm(self) -> str: ...  # "layer" or "rms", of a pool as well
+
+    @property
+    def norm_eps(self) -> float: ...
+
+    @property
+    def drop_path(self) -> float: ...
+
+    @property
+    def remat(self) -> bool: ...
+
+    @property
+    def least(self) -> int: ...  # pixels: the shortest side that growing pictures begin with
+
+    @property
+    def step(self) -> int: ...  # pixels from there to the next side that needs no padding
+
+    def tiles(self, side: int) -> bool: ...  # whether it takes pictures of so many pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +239,25 @@ class ViTConfig:
         return self.patch_size if self.stride is None else self.stride
 
     @property
+    def least(self) -> int:
+        return self.patch_size
+
+    def tiles(self, side: int) -> bool:
+        return side >= self.patch_size and (self.indivisible != "refuse" or not (side - self.patch_size) % self.step)
+
+    @property
+    def features(self) -> int:
+        return self.width
+
+    @property
+    def maps(self) -> int:
+        return self.depth
+
+    @property
+    def chooses(self) -> bool:
+        return True
+
+    @property
     def grid(self) -> tuple[int, int]:
         """(rows, columns) of patches at the configured size."""
         return self.grid_of(*self.padded(*self.size))
@@ -216,6 +294,10 @@ class ViTConfig:
             return "patch_embed.backbone." + ("stem." if self.resnet.layers else "") + "conv.weight"
         return "patch_embed." + ("stem.0.conv.weight" if self.embed == "stem" else "proj.weight")
 
+    @property
+    def looks(self) -> str:
+        return f"width {self.width}, depth {self.depth}, patches of {self.patch_size}"
+
     def padded(self, height: int, width: int) -> tuple[int, int]:
         """The size that the patches tile: the picture's own, or what padding or cutting makes it; else a BadInput."""
         sides = []
@@ -240,67 +322,7 @@ class ViTConfig:
         return (height - self.patch_size) // self.step + 1, (width - self.patch_size) // self.step + 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class CvTConfig:
-    """A Convolutional vision Transformer; the defaults are Microsoft's CvT-13 without its head.
-
-    Takes pictures of any size from 3 px on, as they are: convolutions pad themselves, and there are no positions. Who
-    chooses a size takes a multiple of the total stride.
-    """
-
-    image_size: tuple[int, int] | int = 224  # pixels, (height, width) or one side; what pictures usually have
-    channels: int = 3  # of the pictures
-    widths: tuple[int, ...] = (64, 192, 384)  # features per token in each stage; the map halves from stage to stage
-    depths: tuple[int, ...] = (1, 2, 10)  # blocks of each stage
-    heads: tuple[int, ...] = (1, 3, 6)  # of attention, in each stage
-    mlp_ratio: float = 4.0  # features between fc1 and fc2 / width
-    mlp: Literal["gelu", "gelu_tanh", "quick_gelu", "relu"] = "quick_gelu"  # as it was trained; transformers: gelu
-    norm_eps: float = 1e-5
-    projection_dropout: float = 0.0  # on the output of each attention
-    mlp_dropout: float = 0.0  # after fc1 and after fc2
-    attention_dropout: float = 0.0  # on the softmax map, inside the fused kernel
-    drop_path: float = 0.0  # stochastic depth of the last block; grows linearly from 0 at the first
-    remat: bool = False  # recompute each block in the backward pass: less memory, about a third more time
-
-    def __post_init__(self) -> None:
-        _require(self.channels >= 1, f"model.backbone.channels is {self.channels}; it must be at least 1")
-        stages = len(self.widths)
-        for name in ("widths", "depths", "heads"):
-            each = getattr(self, name)
-            good = len(each) == stages >= 1 and min(each) >= 1
-            _require(good, f"model.backbone.{name} is {each}; give {max(1, stages)} numbers, 1 or more, one a stage")
-        for width, heads in zip(self.widths, self.heads, strict=True):
-            _require(width % heads == 0, f"model.backbone.widths has {width}, no multiple of its {heads} heads")
-        good = int(min(self.widths) * self.mlp_ratio) >= 1
-        _require(good, f"model.backbone.mlp_ratio is {self.mlp_ratio}; the MLP needs at least 1 feature")
-        _require(self.norm_eps > 0, f"model.backbone.norm_eps is {self.norm_eps}; it must be above 0")
-        for name in ("projection_dropout", "mlp_dropout", "attention_dropout", "drop_path"):
-            rate = getattr(self, name)
-            _require(0 <= rate < 1, f"model.backbone.{name} is {rate}; it is a share, at least 0 and below 1")
-        for side in self.size:
-            what = f"model.backbone.image_size is {self.image_size}; give at least {SMALLEST} px"
-            _require(side >= SMALLEST, what)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
-        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
-
-    @property
-    def depth(self) -> int:
-        return sum(self.depths)
-
-    @property
-    def stride(self) -> int:
-        """Pixels from one token of the last map to the next."""
-        return 4 << (len(self.widths) - 1)
-
-    def grids(self, height: int, width: int) -> list[tuple[int, int]]:
-        """(rows, columns) of the tokens of each stage in a picture of this size."""
-        sides = [((height - 3) // 4 + 1, (width - 3) // 4 + 1)]  # 7 x 7 pixels every 4, two of padding
-        for _ in self.widths[1:]:
-            sides.append(((sides[-1][0] + 1) // 2, (sides[-1][1] + 1) // 2))  # 3 x 3 every 2, one of padding
-        return sides
+Backbone = ViTConfig | SwinConfig  # each of them is Common
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,7 +345,7 @@ class PoolConfig:
 class ClassifierConfig:
     """A backbone, a pool and a linear layer; with a distillation token, two of the latter."""
 
-    backbone: ViTConfig = field(default_factory=ViTConfig)
+    backbone: Backbone = field(default_factory=ViTConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
     classes: int = 1000  # 0 = no head: the network returns the pooled features
     dropout: float = 0.0  # on the pooled vector
@@ -337,12 +359,13 @@ class ClassifierConfig:
         )
         what = "model.pool.projection and a distillation token do not go together; leave one of them out"
         _require(not (self.pool.projection and self.backbone.distill_token), what)
-        heads = self.pool.heads or self.backbone.heads
-        _require(
-            self.pool.kind != "attention" or self.backbone.width % heads == 0,
-            f"attention pooling needs a width divisible by its heads, not {self.backbone.width} / {heads};"
-            " set model.pool.heads",
-        )
+        if self.pool.kind == "attention":
+            b = self.backbone
+            if not isinstance(b, ViTConfig):
+                raise BadInput('model.pool.kind is "attention", which only a ViT has; set model.pool.kind = "mean"')
+            heads = self.pool.heads or b.heads
+            what = f"attention pooling needs a width divisible by its heads, not {b.width} / {heads}"
+            _require(b.width % heads == 0, f"{what}; set model.pool.heads")
 
 
 def _require(good: bool, otherwise: str) -> None:

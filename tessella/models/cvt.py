@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import BadInput
-from .architecture import SMALLEST, CvTConfig
 from .attention import attend
 from .layers import DropPath, Mlp
+from .staged import SMALLEST, CvTConfig
 from .vit import Hide, Tokens, init_layers
 
 __all__ = ["CvT", "CvTBlock", "CvTConfig"]

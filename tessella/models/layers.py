@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .architecture import ViTConfig
+from .architecture import Common, ViTConfig
 from .attention import attend
 from .hybrid import resnet
 from .position import Place
 
 
-def norm_layer(cfg: ViTConfig, size: int) -> nn.Module:
+def norm_layer(cfg: Common, size: int) -> nn.Module:
     """The norm that this network uses everywhere, over the last axis of length `size`."""
     return nn.LayerNorm(size, eps=cfg.norm_eps) if cfg.norm == "layer" else nn.RMSNorm(size, eps=cfg.norm_eps)
 

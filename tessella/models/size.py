@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .architecture import ClassifierConfig, ViTConfig
+from .staged import OFFSETS, SwinConfig
 
 
 def parameters(cfg: ClassifierConfig) -> int:
     """Everything that is learned, with pool and head."""
-    b = cfg.backbone
-    width, norm = b.width, b.width * (2 if b.norm == "layer" else 1)
-    rows = b.grid[0] * b.grid[1] + (b.prefix if b.prefix_position else 0)
-    total = _embedding(b) + b.prefix * width + (rows * width if b.position == "learned" else 0)
-    total += b.depth * _block_parameters(b) + norm * (b.norm_pre + b.final_norm + cfg.pool.norm)
+    b, width = cfg.backbone, cfg.backbone.features
+    norm = width * (2 if b.norm == "layer" else 1)
+    total = (_vit_parameters(b) if isinstance(b, ViTConfig) else _swin_parameters(b)) + norm * cfg.pool.norm
     if cfg.pool.kind == "attention":
         hidden = _pool_hidden(cfg)
         total += width + 2 * _linear(width, width) + _linear(width, 2 * width) + norm
@@ -25,25 +24,11 @@ def parameters(cfg: ClassifierConfig) -> int:
 
 def macs(cfg: ClassifierConfig) -> int:
     """Multiplications of matrix products and convolutions for one picture of the configured size."""
-    b = cfg.backbone
-    width, patches = b.width, b.grid[0] * b.grid[1]
-    total = b.depth * _block_macs(b)
-    if b.embed == "stem":
-        height, across = b.padded(*b.size)
-        for before, after, stride in b.stem_plan:
-            height, across = height // stride, across // stride
-            total += height * across * 9 * before * after
-        total += patches * b.stem_plan[-1][1] * width
-    elif b.resnet is not None:
-        height, across = b.padded(*b.size)
-        for conv in b.resnet.plan(b.channels):
-            places = (height // conv.pixels) * (across // conv.pixels)
-            total += places * conv.kernel**2 * conv.before * conv.after
-        total += height * across // b.resnet.stride**2 * b.resnet.channels * width
-    else:
-        total += patches * b.channels * b.patch_size**2 * width
+    b, width = cfg.backbone, cfg.backbone.features
+    total = _vit_macs(b) if isinstance(b, ViTConfig) else _swin_macs(b)
     if cfg.pool.kind == "attention":
-        seen = patches + b.prefix * cfg.pool.prefix
+        assert isinstance(b, ViTConfig)
+        seen = b.grid[0] * b.grid[1] + b.prefix * cfg.pool.prefix
         total += 2 * width * width + seen * 2 * width * width + 2 * seen * width + 2 * width * _pool_hidden(cfg)
     total += (width * width if cfg.pool.tanh else 0) + width * cfg.pool.projection
     return total + ((cfg.pool.projection or width) + width * b.distill_token) * cfg.classes
@@ -59,7 +44,39 @@ class Share(NamedTuple):
 def blocks_of(cfg: ClassifierConfig) -> Share:
     """How much of a network is Transformer; the rest embeds, pools and answers."""
     b = cfg.backbone
-    return Share(b.depth * _block_macs(b) / macs(cfg), b.depth * _block_parameters(b) / parameters(cfg))
+    if isinstance(b, ViTConfig):
+        return Share(b.depth * _block_macs(b) / macs(cfg), b.depth * _block_parameters(b) / parameters(cfg))
+    stages = range(len(b.depths))
+    work, held = (sum(b.depths[i] * of(b, i) for i in stages) for of in (_swin_block_macs, _swin_block_parameters))
+    return Share(work / macs(cfg), held / parameters(cfg))
+
+
+# -- a ViT -------------------------------------------------------------------------------------------------------------
+
+
+def _vit_parameters(b: ViTConfig) -> int:
+    width, norm = b.width, b.width * (2 if b.norm == "layer" else 1)
+    rows = b.grid[0] * b.grid[1] + (b.prefix if b.prefix_position else 0)
+    total = _embedding(b) + b.prefix * width + (rows * width if b.position == "learned" else 0)
+    return total + b.depth * _block_parameters(b) + norm * (b.norm_pre + b.final_norm)
+
+
+def _vit_macs(b: ViTConfig) -> int:
+    width, patches = b.width, b.grid[0] * b.grid[1]
+    total = b.depth * _block_macs(b)
+    if b.embed == "stem":
+        height, across = b.padded(*b.size)
+        for before, after, stride in b.stem_plan:
+            height, across = height // stride, across // stride
+            total += height * across * 9 * before * after
+        return total + patches * b.stem_plan[-1][1] * width
+    if b.resnet is not None:
+        height, across = b.padded(*b.size)
+        for conv in b.resnet.plan(b.channels):
+            places = (height // conv.pixels) * (across // conv.pixels)
+            total += places * conv.kernel**2 * conv.before * conv.after
+        return total + height * across // b.resnet.stride**2 * b.resnet.channels * width
+    return total + patches * b.channels * b.patch_size**2 * width
 
 
 def _block_parameters(b: ViTConfig) -> int:
@@ -86,6 +103,8 @@ def inference_bytes(cfg: ClassifierConfig) -> int:
     """Weights in fp32, and what one picture needs at the widest place of a block: the tokens, their norm, and q, k, v
     with their result, or both sides of the MLP."""
     b = cfg.backbone
+    if isinstance(b, SwinConfig):
+        return 4 * (parameters(cfg) + max(_swin_block_numbers(b, i) for i in range(len(b.depths))))
     tokens, inner = b.grid[0] * b.grid[1] + b.prefix, b.heads * b.size_of_head
     return 4 * (parameters(cfg) + tokens * (2 * b.width + max(4 * inner, _fc1(b) + b.hidden)))
 
@@ -105,4 +124,60 @@ def _embedding(b: ViTConfig) -> int:
 
 
 def _pool_hidden(cfg: ClassifierConfig) -> int:
-    return int(cfg.backbone.width * (cfg.backbone.mlp_ratio if cfg.pool.mlp_ratio is None else cfg.pool.mlp_ratio))
+    return int(cfg.backbone.features * (cfg.backbone.mlp_ratio if cfg.pool.mlp_ratio is None else cfg.pool.mlp_ratio))
+
+
+# -- a Swin ------------------------------------------------------------------------------------------------------------
+
+
+class _Windows(NamedTuple):
+    """Of one stage at the configured size."""
+
+    tokens: int  # of its map
+    tiled: int  # of the map that was padded to whole windows
+    tile: int  # tokens of a window
+    offsets: int  # in which two of them may lie to each other
+
+
+def _windows(b: SwinConfig, stage: int) -> _Windows:
+    (h, w), (rows, columns) = b.grids_of(*b.size)[stage], b.tile(stage)
+    tiled = -(-h // rows) * rows * -(-w // columns) * columns
+    return _Windows(h * w, tiled, rows * columns, (2 * rows - 1) * (2 * columns - 1))
+
+
+def _swin_parameters(b: SwinConfig) -> int:
+    total = _linear(b.channels * b.patch_size**2, b.width) + 2 * b.width + 2 * b.features
+    for stage, depth in enumerate(b.depths):
+        before, after = b.width_of(stage) // 2, b.width_of(stage)
+        total += depth * _swin_block_parameters(b, stage)
+        total += 4 * before * after + 2 * (after if b.version == "v2" else 4 * before) if stage else 0
+    return total
+
+
+def _swin_macs(b: SwinConfig) -> int:
+    total = _windows(b, 0).tokens * b.channels * b.patch_size**2 * b.width
+    for stage, depth in enumerate(b.depths):
+        total += depth * _swin_block_macs(b, stage)
+        total += _windows(b, stage).tokens * 2 * b.width_of(stage) ** 2 if stage else 0
+    return total
+
+
+def _swin_block_parameters(b: SwinConfig, stage: int) -> int:
+    width, heads, hidden = b.width_of(stage), b.heads[stage], int(b.width_of(stage) * b.mlp_ratio)
+    block = 4 * width + _linear(width, width) + _linear(width, hidden) + _linear(hidden, width)
+    if b.version == "v2":  # keys have no bias
+        return block + 3 * width**2 + 2 * width + heads + _linear(2, OFFSETS) + OFFSETS * heads
+    return block + _linear(width, 3 * width) + _windows(b, stage).offsets * heads
+
+
+def _swin_block_macs(b: SwinConfig, stage: int) -> int:
+    width, of = b.width_of(stage), _windows(b, stage)
+    block = of.tiled * (4 * width**2 + 2 * of.tile * width) + of.tokens * 2 * width * int(width * b.mlp_ratio)
+    return block + (of.offsets * OFFSETS * (2 + b.heads[stage]) if b.version == "v2" else 0)
+
+
+def _swin_block_numbers(b: SwinConfig, stage: int) -> int:
+    """What one picture needs there: tokens, their norm, and q, k, v with their result and the mask, or the MLP."""
+    width, of = b.width_of(stage), _windows(b, stage)
+    mask = of.tiled * of.tile * b.heads[stage] if any(b.shift(stage)) else 0
+    return max(of.tiled * 6 * width + mask, of.tokens * 2 * (width + int(width * b.mlp_ratio)))

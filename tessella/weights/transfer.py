@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ..card import Head
 from ..errors import BadInput
-from ..models.architecture import ClassifierConfig, ViTConfig
+from ..models.architecture import Backbone, ClassifierConfig, ViTConfig
 from ..models.classifier import Classifier
 from ..models.position import related, resample
+from ..models.staged import SwinConfig
 
 Tensors = dict[str, Tensor]
 FREE = {"image_size", "channels", "drop_path", "remat", "indivisible"} | {
@@ -85,7 +86,10 @@ def transfer(tensors: Mapping[str, Tensor], source: Network, target: Network) ->
 
 def difference(source: ClassifierConfig, target: ClassifierConfig) -> str | None:
     """The first setting in which two backbones differ that cannot share their weights, or would compute otherwise."""
-    for field in fields(ViTConfig):
+    if type(source.backbone) is not type(target.backbone):
+        want, have = (type(cfg.backbone).__name__.removesuffix("Config") for cfg in (target, source))
+        return f"model.backbone is a {want}, but the weights are of a {have}"
+    for field in fields(source.backbone):
         have, want = getattr(source.backbone, field.name), getattr(target.backbone, field.name)
         if field.name in FREE or have == want or (field.name == "embed" and {have, want} == ALIKE):
             continue
@@ -118,8 +122,7 @@ def _refuse_incomplete(tensors: Mapping[str, Tensor], config: ClassifierConfig) 
         if found
     ]
     if faults:
-        b = config.backbone
-        looked = f"width {b.width}, depth {b.depth}, patches of {b.patch_size}"
+        looked = config.backbone.looks
         raise BadInput(f"these are no weights of such a network ({looked}): tensors {'; '.join(faults)}")
 
 
@@ -131,14 +134,28 @@ def _shapes(config: ClassifierConfig) -> dict[str, torch.Size]:
         return {name: tensor.shape for name, tensor in Classifier(config).state_dict().items()}
 
 
-def _fitted(name: str, tensor: Tensor, source: ViTConfig, target: ViTConfig) -> Tensor:
-    if name == "backbone.pos_embed" and source.grid != target.grid:
-        return positions(tensor, source, target.grid)
-    if name.endswith(RELATIVE) and source.grid != target.grid:
-        return related(*target.grid, tensor.device).resized(tensor, source.grid)
+def _fitted(name: str, tensor: Tensor, source: Backbone, target: Backbone) -> Tensor:
     if name == f"backbone.{source.first_weight}" and source.channels != target.channels:
         return channels(tensor, target.channels)
+    if isinstance(source, ViTConfig) and isinstance(target, ViTConfig) and source.grid != target.grid:
+        if name == "backbone.pos_embed":
+            return positions(tensor, source, target.grid)
+        if name.endswith(RELATIVE):
+            return related(*target.grid, tensor.device).resized(tensor, source.grid)
+    if isinstance(source, SwinConfig) and isinstance(target, SwinConfig) and name.endswith(RELATIVE):
+        return offsets(tensor, *(cfg.tile(_stage(name)) for cfg in (source, target)))
     return tensor
+
+
+def _stage(name: str) -> int:
+    return int(name.removeprefix("backbone.layers.").partition(".")[0])
+
+
+def offsets(table: Tensor, before: tuple[int, int], after: tuple[int, int]) -> Tensor:
+    """(R, A) of windows of a Swin, for windows that have become smaller or larger: those keep their size, save where a
+    map of smaller pictures has no room for them."""
+    rows, columns, down, across = (2 * n - 1 for n in (*before, *after))
+    return resample(table.view(rows, columns, -1), down, across).flatten(0, 1)
 
 
 def positions(table: Tensor, source: ViTConfig, grid: tuple[int, int]) -> Tensor:
@@ -227,9 +244,10 @@ def _shown(name: str) -> str:
     return name.removeprefix("backbone.").removeprefix("pool.")
 
 
-def _change(name: str, source: ViTConfig, target: ViTConfig) -> str:
+def _change(name: str, source: Backbone, target: Backbone) -> str:
     if name == "backbone.pos_embed" or name.endswith(RELATIVE):
-        before, after = ("x".join(map(str, cfg.grid)) for cfg in (source, target))
+        sides = (cfg.grid if isinstance(cfg, ViTConfig) else cfg.tile(_stage(name)) for cfg in (source, target))
+        before, after = ("x".join(map(str, each)) for each in sides)
         what = "relative positions" if name.endswith(RELATIVE) else "positions"
         return f"{what} {before} to {after}"
     return f"patches {source.channels} to {target.channels} channels"

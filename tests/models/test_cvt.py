@@ -12,8 +12,8 @@ from redrawn import BAR, VISIBLE, error, redraw
 from torch import Tensor, nn
 
 from tessella.errors import BadInput
-from tessella.models.architecture import CvTConfig
 from tessella.models.cvt import CvT
+from tessella.models.staged import CvTConfig
 from tessella.objectives.objective import Tower
 from tessella.weights.layouts import LAYOUTS
 
