@@ -29,7 +29,7 @@ def looked_at(network: Classifier, images_BCHW: Tensor, how: How = "last") -> Te
     if not isinstance(vit, ViT):
         kind = type(vit).__name__
         raise BadInput(
-            f"a {kind} looks in windows and merges tokens, so no map says what came from each patch; use a ViT"
+            f"a {kind} merges tokens from stage to stage, so no map says what came from each patch; use a ViT"
         )
     depth, seen_BTT = len(vit.units()), None
     walk = vit.walk(images_BCHW)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from ..errors import BadInput
-from .staged import SwinConfig
+from .staged import CvTConfig, SwinConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,7 +322,7 @@ class ViTConfig:
         return (height - self.patch_size) // self.step + 1, (width - self.patch_size) // self.step + 1
 
 
-Backbone = ViTConfig | SwinConfig  # each of them is Common
+Backbone = ViTConfig | SwinConfig | CvTConfig  # each of them is Common
 
 
 @dataclass(frozen=True, kw_only=True)

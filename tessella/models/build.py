@@ -10,6 +10,7 @@ from torch import nn
 from ..config import decode
 from .architecture import Backbone, ClassifierConfig
 from .classifier import Classifier, built
+from .cvt import CvT
 from .swin import Swin
 from .vit import ViT
 
@@ -32,5 +33,5 @@ def network(architecture: dict[str, Any], *, empty: bool = False) -> nn.Module:
     return net
 
 
-def _build(cfg: Architecture) -> Classifier | ViT | Swin:
+def _build(cfg: Architecture) -> Classifier | ViT | Swin | CvT:
     return Classifier(cfg) if isinstance(cfg, ClassifierConfig) else built(cfg)

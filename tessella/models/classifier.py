@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .architecture import Backbone, ClassifierConfig, PoolConfig, ViTConfig
+from .cvt import CvT
 from .layers import Mlp, norm_layer
-from .staged import SwinConfig
+from .staged import CvTConfig, SwinConfig
 from .swin import Swin
 from .vit import Tokens, ViT, init_layers
 
@@ -89,12 +90,14 @@ class Logits(NamedTuple):
     distill: Tensor | None  # (B, classes), to be trained on a teacher
 
 
-def built(cfg: Backbone) -> ViT | Swin:
+def built(cfg: Backbone) -> ViT | Swin | CvT:
     match cfg:
         case ViTConfig():
             return ViT(cfg)
         case SwinConfig():
             return Swin(cfg)
+        case CvTConfig():
+            return CvT(cfg)
 
 
 class Classifier(nn.Module):

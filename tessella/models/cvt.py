@@ -34,7 +34,7 @@ STATISTICS_EPS = 1e-5  # beside the variance of a batch norm
 
 def spread(x_BND: Tensor, grid: Sides) -> Tensor:
     """Tokens as a map (B, D, h, w)."""
-    return x_BND.mT.unflatten(2, grid)
+    return x_BND.mT.reshape(x_BND.shape[0], -1, *grid)
 
 
 class Statistics(nn.Module):
@@ -150,8 +150,8 @@ class ConvEmbed(nn.Module):
     def __init__(self, cfg: CvTConfig, stage: int) -> None:
         super().__init__()
         before = cfg.widths[stage - 1] if stage else cfg.channels
-        kernel, stride, padding = (3, 2, 1) if stage else (7, 4, 2)
-        self.proj = nn.Conv2d(before, cfg.widths[stage], kernel, stride=stride, padding=padding)
+        stride, padding = (2, 1) if stage else (4, 2)
+        self.proj = nn.Conv2d(before, cfg.widths[stage], cfg.kernel(stage), stride=stride, padding=padding)
         self.norm = nn.LayerNorm(cfg.widths[stage], eps=cfg.norm_eps)
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Sides]:

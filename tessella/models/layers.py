@@ -202,6 +202,5 @@ class PatchEmbed(nn.Module):
                 images_BCHW = images_BCHW.contiguous(memory_format=torch.channels_last)  # a tenth faster on processors
                 x = self.proj(self.stem(images_BCHW)).flatten(2).transpose(1, 2)
             case "resnet":
-                images_BCHW = images_BCHW.contiguous(memory_format=torch.channels_last)
                 x = self.proj(self.backbone(images_BCHW)).flatten(2).transpose(1, 2)
         return x, cfg.grid_of(*full)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .architecture import ClassifierConfig, ViTConfig
-from .staged import OFFSETS, SwinConfig
+from .architecture import Backbone, ClassifierConfig, ViTConfig
+from .staged import OFFSETS, CvTConfig, SwinConfig
 
 
 def parameters(cfg: ClassifierConfig) -> int:
     """Everything that is learned, with pool and head."""
     b, width = cfg.backbone, cfg.backbone.features
     norm = width * (2 if b.norm == "layer" else 1)
-    total = (_vit_parameters(b) if isinstance(b, ViTConfig) else _swin_parameters(b)) + norm * cfg.pool.norm
+    total = _backbone_parameters(b) + norm * cfg.pool.norm
     if cfg.pool.kind == "attention":
         hidden = _pool_hidden(cfg)
         total += width + 2 * _linear(width, width) + _linear(width, 2 * width) + norm
@@ -25,7 +25,7 @@ def parameters(cfg: ClassifierConfig) -> int:
 def macs(cfg: ClassifierConfig) -> int:
     """Multiplications of matrix products and convolutions for one picture of the configured size."""
     b, width = cfg.backbone, cfg.backbone.features
-    total = _vit_macs(b) if isinstance(b, ViTConfig) else _swin_macs(b)
+    total = _backbone_macs(b)
     if cfg.pool.kind == "attention":
         assert isinstance(b, ViTConfig)
         seen = b.grid[0] * b.grid[1] + b.prefix * cfg.pool.prefix
@@ -43,12 +43,36 @@ class Share(NamedTuple):
 
 def blocks_of(cfg: ClassifierConfig) -> Share:
     """How much of a network is Transformer; the rest embeds, pools and answers."""
-    b = cfg.backbone
-    if isinstance(b, ViTConfig):
-        return Share(b.depth * _block_macs(b) / macs(cfg), b.depth * _block_parameters(b) / parameters(cfg))
-    stages = range(len(b.depths))
-    work, held = (sum(b.depths[i] * of(b, i) for i in stages) for of in (_swin_block_macs, _swin_block_parameters))
+    match b := cfg.backbone:
+        case ViTConfig():
+            work, held = b.depth * _block_macs(b), b.depth * _block_parameters(b)
+        case SwinConfig():
+            work = sum(depth * _swin_block_macs(b, i) for i, depth in enumerate(b.depths))
+            held = sum(depth * _swin_block_parameters(b, i) for i, depth in enumerate(b.depths))
+        case CvTConfig():
+            work = sum(depth * _cvt_block_macs(b, i) for i, depth in enumerate(b.depths))
+            held = sum(depth * _cvt_block_parameters(b, i) for i, depth in enumerate(b.depths))
     return Share(work / macs(cfg), held / parameters(cfg))
+
+
+def _backbone_parameters(b: Backbone) -> int:
+    match b:
+        case ViTConfig():
+            return _vit_parameters(b)
+        case SwinConfig():
+            return _swin_parameters(b)
+        case CvTConfig():
+            return _cvt_parameters(b)
+
+
+def _backbone_macs(b: Backbone) -> int:
+    match b:
+        case ViTConfig():
+            return _vit_macs(b)
+        case SwinConfig():
+            return _swin_macs(b)
+        case CvTConfig():
+            return _cvt_macs(b)
 
 
 # -- a ViT -------------------------------------------------------------------------------------------------------------
@@ -105,6 +129,8 @@ def inference_bytes(cfg: ClassifierConfig) -> int:
     b = cfg.backbone
     if isinstance(b, SwinConfig):
         return 4 * (parameters(cfg) + max(_swin_block_numbers(b, i) for i in range(len(b.depths))))
+    if isinstance(b, CvTConfig):
+        return 4 * (parameters(cfg) + max(_cvt_block_numbers(b, i) for i in range(len(b.depths))))
     tokens, inner = b.grid[0] * b.grid[1] + b.prefix, b.heads * b.size_of_head
     return 4 * (parameters(cfg) + tokens * (2 * b.width + max(4 * inner, _fc1(b) + b.hidden)))
 
@@ -181,3 +207,57 @@ def _swin_block_numbers(b: SwinConfig, stage: int) -> int:
     width, of = b.width_of(stage), _windows(b, stage)
     mask = of.tiled * of.tile * b.heads[stage] if any(b.shift(stage)) else 0
     return max(of.tiled * 6 * width + mask, of.tokens * 2 * (width + int(width * b.mlp_ratio)))
+
+
+# -- a CvT -------------------------------------------------------------------------------------------------------------
+
+
+class _Map(NamedTuple):
+    """Of one stage at the configured size."""
+
+    tokens: int
+    keys: int  # every other token in both directions
+    prefix: int  # the class token is in the last stage
+
+
+def _map(b: CvTConfig, stage: int) -> _Map:
+    h, w = b.grids_of(*b.size)[stage]
+    return _Map(h * w, -(-h // 2) * -(-w // 2), b.prefix if stage + 1 == len(b.depths) else 0)
+
+
+def _cvt_parameters(b: CvTConfig) -> int:
+    total, before = b.prefix * b.features + 2 * b.features, b.channels
+    for stage, depth in enumerate(b.depths):
+        width = b.widths[stage]
+        total += _linear(before * b.kernel(stage) ** 2, width) + 2 * width + depth * _cvt_block_parameters(b, stage)
+        before = width
+    return total
+
+
+def _cvt_macs(b: CvTConfig) -> int:
+    total, before = 0, b.channels
+    for stage, depth in enumerate(b.depths):
+        width = b.widths[stage]
+        total += _map(b, stage).tokens * before * b.kernel(stage) ** 2 * width + depth * _cvt_block_macs(b, stage)
+        before = width
+    return total
+
+
+def _cvt_block_parameters(b: CvTConfig, stage: int) -> int:
+    width, hidden = b.widths[stage], int(b.widths[stage] * b.mlp_ratio)
+    looks = 3 * (9 + 2) * width  # a convolution of each channel, and a batch norm's factor and shift
+    return 4 * width + looks + 4 * _linear(width, width) + _linear(width, hidden) + _linear(hidden, width)
+
+
+def _cvt_block_macs(b: CvTConfig, stage: int) -> int:
+    width, of = b.widths[stage], _map(b, stage)
+    tokens, keys = of.tokens + of.prefix, of.keys + of.prefix
+    looks = 9 * width * (of.tokens + 2 * of.keys)
+    return looks + 2 * width * (tokens * (width + int(width * b.mlp_ratio)) + keys * (width + tokens))
+
+
+def _cvt_block_numbers(b: CvTConfig, stage: int) -> int:
+    """What one picture needs there: tokens, their norm, and q, k, v with their result, or the MLP."""
+    width, of = b.widths[stage], _map(b, stage)
+    tokens, keys = of.tokens + of.prefix, of.keys + of.prefix
+    return max(width * (4 * tokens + 2 * keys), tokens * 2 * (width + int(width * b.mlp_ratio)))

@@ -200,16 +200,68 @@ class CvTConfig:
         return sum(self.depths)
 
     @property
-    def stride(self) -> int:
-        """Pixels from one token of the last map to the next."""
+    def width(self) -> int:
+        return self.widths[0]
+
+    @property
+    def features(self) -> int:
+        return self.widths[-1]
+
+    @property
+    def maps(self) -> int:
+        return len(self.depths)
+
+    @property
+    def class_token(self) -> bool:
+        return True
+
+    @property
+    def distill_token(self) -> bool:
+        return False
+
+    @property
+    def prefix(self) -> int:
+        return 1
+
+    @property
+    def chooses(self) -> bool:
+        return False
+
+    @property
+    def first_weight(self) -> str:
+        return "stage0.patch_embed.proj.weight"
+
+    @property
+    def looks(self) -> str:
+        widths, depths = ("-".join(map(str, each)) for each in (self.widths, self.depths))
+        return f"CvT, widths {widths}, depths {depths}"
+
+    @property
+    def norm(self) -> str:
+        return "layer"
+
+    @property
+    def step(self) -> int:
+        """Pixels from one token of the last map to the next: then no map has an odd side."""
         return 4 << (len(self.widths) - 1)
 
-    def grids(self, height: int, width: int) -> list[tuple[int, int]]:
-        """(rows, columns) of the tokens of each stage in a picture of this size."""
-        sides = [((height - 3) // 4 + 1, (width - 3) // 4 + 1)]  # 7 x 7 pixels every 4, two of padding
+    @property
+    def least(self) -> int:
+        return self.step
+
+    def tiles(self, side: int) -> bool:
+        return side >= SMALLEST
+
+    def kernel(self, stage: int) -> int:
+        """Pixels, or tokens of the map before, of a side that one token is made of."""
+        return 3 if stage else 7
+
+    def grids_of(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
+        """(rows, columns) of the map of each stage, for a picture of so many pixels."""
+        grids = [((height - 3) // 4 + 1, (width - 3) // 4 + 1)]  # 7 x 7 pixels every 4, two of padding
         for _ in self.widths[1:]:
-            sides.append(((sides[-1][0] + 1) // 2, (sides[-1][1] + 1) // 2))  # 3 x 3 every 2, one of padding
-        return sides
+            grids.append((-(-grids[-1][0] // 2), -(-grids[-1][1] // 2)))  # 3 x 3 every 2, one of padding
+        return tuple(grids)
 
 
 def _require(good: bool, otherwise: str) -> None:

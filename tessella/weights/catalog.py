@@ -1,7 +1,8 @@
 """Weights that have a name here: whose they are, what network they are of, how pictures reach it, under which licence.
 
 Data only; needs no torch. Accuracies are top-1 on ImageNet-1k's validation pictures, per cent, as timm lists them in
-results/results-imagenet.csv. Every name has its parity test (tests/weights/test_catalog.py).
+results/results-imagenet.csv, where it has the network. Every name has its parity test (tests/weights/test_catalog.py,
+test_swin_parity.py, test_cvt_parity.py).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from ..card import Preprocess
 from ..models.architecture import ClassifierConfig, PoolConfig, ResNetConfig, RotaryConfig, ViTConfig
-from ..models.staged import SwinConfig
+from ..models.staged import CvTConfig, SwinConfig
 
 Labels = Literal["imagenet-1k", "imagenet-12k", "imagenet-21k", ""]
 COUNTS: dict[Labels, int] = {"imagenet-1k": 1000, "imagenet-12k": 11821, "imagenet-21k": 21843, "": 0}
@@ -714,9 +715,35 @@ SWINV2 = [
     ),
 ]  # fmt: skip
 
+
+def _cvt(row: _Row) -> Entry:
+    """Wu 2021. Trained with x * sigmoid(1.702 x) in its MLPs, where transformers computes the exact GELU."""
+    depths = {"13": (1, 2, 10), "21": (1, 4, 16)}[row.size]
+    return Entry(
+        name=row.name,
+        accuracy=row.accuracy,
+        family="cvt",
+        architecture=ClassifierConfig(backbone=CvTConfig(image_size=row.pixels, depths=depths), classes=1000),
+        preprocess=_pictures(row.pixels, IMAGENET, *((1.0, True) if row.pixels == 384 else (0.875, False))),
+        licence="apache-2.0",
+        origins=(_hf(row.hf, "cvt"),),
+        also=("microsoft/cvt",),
+        labels="imagenet-1k",
+    )
+
+
+CVT = [  # accuracies as its authors list them, in the README of microsoft/CvT
+    _Row("cvt_13.in1k", "13", 4, 224, "", "microsoft/cvt-13", 81.6),
+    _Row("cvt_13_384.in1k", "13", 4, 384, "", "microsoft/cvt-13-384", 83.0),
+    _Row("cvt_13_384.in22k_ft", "13", 4, 384, "", "microsoft/cvt-13-384-22k", 83.3),
+    _Row("cvt_21.in1k", "21", 4, 224, "", "microsoft/cvt-21", 82.5),
+    _Row("cvt_21_384.in1k", "21", 4, 384, "", "microsoft/cvt-21-384", 83.3),
+    _Row("cvt_21_384.in22k_ft", "21", 4, 384, "", "microsoft/cvt-21-384-22k", 84.9),
+]
+
 FAMILIES = (
     (AUGREG, _augreg), (DEIT, _deit), (DEIT3, _deit3), (MAE, _mae), (DINO, _dino), (DINOV2, _dinov2),
     (DINOV3, _dinov3), (CLIPS, _clip), (SIGLIP, _siglip), (PE, _pe), (BEIT, _beit), (EVA02, _eva02), (FLEXI, _flexi),
-    (SBB, _sbb), (SWIN, _swin), (SWINV2, _swin), (HYBRID, _hybrid),
+    (SBB, _sbb), (SWIN, _swin), (SWINV2, _swin), (HYBRID, _hybrid), (CVT, _cvt),
 )  # fmt: skip
 CATALOG: dict[str, Entry] = {row.name: make(row) for rows, make in FAMILIES for row in rows}

@@ -18,7 +18,6 @@ from ..config import encode
 from ..models.architecture import ClassifierConfig, PoolConfig, ViTConfig
 from ..models.classifier import Classifier
 from ..models.presets import PRESETS, classifier
-from ..models.staged import SwinConfig
 from . import native
 
 _BLOCK = re.compile(r"(?:layers\.\d+\.)?blocks\.\d+\.")
@@ -46,7 +45,7 @@ def fitted(cfg: ClassifierConfig, tensors: Mapping[str, Tensor]) -> ClassifierCo
     first, head = tensors.get(cfg.backbone.first_weight), tensors.get(native.head_of(encode(cfg)))
     channels = first.shape[1] if first is not None and first.ndim == 4 else cfg.backbone.channels
     b, classes = replace(cfg.backbone, channels=channels), head.shape[0] if head is not None and head.ndim == 2 else 0
-    if isinstance(b, SwinConfig):
+    if not isinstance(b, ViTConfig):
         return replace(cfg, backbone=b, classes=classes)
     registers = tensors.get("reg_token")
     b = replace(

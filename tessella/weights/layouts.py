@@ -42,7 +42,6 @@ def _meta() -> dict[str, Sequence[Rule]]:
         "mae": meta.mae(),
         "deit3": meta.deit3(),
         "beit": meta.beit(),
-        "cvt": meta.cvt(),
     }
     for gated in (False, True):
         out["dinov3" + " gated" * gated] = meta.dinov3(gated)
@@ -64,7 +63,7 @@ LAYOUTS: dict[str, Table] = {
         ("meta", _meta()),
         ("open_clip", {"clip": open_clip.clip(), **{f"timm {k}": open_clip.trunk(r) for k, r in timm.RULES.items()}}),
         ("big_vision", _big_vision()),
-        ("microsoft", {"swin": microsoft.swin()}),
+        ("microsoft", {"swin": microsoft.swin(), "cvt": microsoft.cvt()}),
     )
     for kind, rules in kinds.items()
 }

@@ -1,4 +1,4 @@
-"""The layouts of the papers' own repositories: DINO, DeiT, MAE and CvT have our names; DeiT-III and DINOv2/3 nearly.
+"""The layouts of the papers' own repositories: DINO, DeiT and MAE have our names; DeiT-III, DINOv2 and DINOv3 nearly.
 
 Left is our side, as it stands in our files.
 """
@@ -67,8 +67,3 @@ def beit() -> list[Rule]:
         *_SCALES,
         _SAME,
     ]
-
-
-def cvt() -> list[Rule]:
-    """Microsoft's, whose names are ours. How many batches the statistics are of does not matter: they stay."""
-    return [Left("stage{s}.blocks.{i}.attn.{part}.bn.num_batches_tracked"), _SAME]

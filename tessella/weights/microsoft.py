@@ -1,4 +1,4 @@
-"""The layout of Microsoft's Swin repository: timm's names, but stages end with merging, and the head is `head`.
+"""The layouts of Microsoft's repositories. Swin: timm's names, but stages end with merging, and the head is `head`.
 
 Left is our side, as it stands in our files.
 """
@@ -16,3 +16,8 @@ def swin() -> list[Rule]:
     ]
     head: Rule = ("head.fc.{kind}", "head.{kind}")
     return [*(Left(f"layers.{{s}}.blocks.{{i}}.{name}") for name in SWIN_SIZES), *merging, head, ("{*all}", "{*all}")]
+
+
+def cvt() -> list[Rule]:
+    """Our names. How many batches the statistics are of is left out: they stay."""
+    return [Left("stage{s}.blocks.{i}.attn.{part}.bn.num_batches_tracked"), ("{*all}", "{*all}")]

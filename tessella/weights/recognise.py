@@ -26,7 +26,8 @@ from .layouts import LAYOUTS
 
 WRAPPED = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.", "teacher.", "student.", "visual.", "net.")
 FREE = ("head.", "head_dist.", "pos_embed")  # differ with classes and picture size
-_NUMBER = re.compile(r"(?:^|(?<=\.))(?:blocks|layers?|resblocks|encoderblock)[._](\d+)(?=\.)")
+_NUMBER = re.compile(r"(?:^|(?<=\.))(?:(?:blocks|layers?|stages|resblocks|encoderblock)[._]|stage)(\d+)(?=\.)")
+_BEFORE = "patch_embed.backbone."  # of a hybrid: stages and blocks of its own
 _SHOWN = 5
 
 
@@ -128,7 +129,7 @@ def _readings(tensors: Mapping[str, Tensor], name: str | None) -> Iterator[_Read
 
 def _depth(names: Iterable[str]) -> int:
     """How many blocks: of several stages they have two numbers, and what merges between the stages has one."""
-    numbers = {tuple(_NUMBER.findall(name)) for name in names}
+    numbers = {tuple(_NUMBER.findall(name)) for name in names if _BEFORE not in name}
     most = max(map(len, numbers), default=0)
     return sum(len(found) == most for found in numbers) if most else 0
 

@@ -246,7 +246,8 @@ def _shown(name: str) -> str:
 
 def _change(name: str, source: Backbone, target: Backbone) -> str:
     if name == "backbone.pos_embed" or name.endswith(RELATIVE):
-        sides = (cfg.grid if isinstance(cfg, ViTConfig) else cfg.tile(_stage(name)) for cfg in (source, target))
+        sides = [cfg.grid for cfg in (source, target) if isinstance(cfg, ViTConfig)]
+        sides += [cfg.tile(_stage(name)) for cfg in (source, target) if isinstance(cfg, SwinConfig)]
         before, after = ("x".join(map(str, each)) for each in sides)
         what = "relative positions" if name.endswith(RELATIVE) else "positions"
         return f"{what} {before} to {after}"

@@ -8,13 +8,26 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo
 from redrawn import BAR, VISIBLE, error, redraw
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+from torch.utils.flop_counter import FlopCounterMode
 
+from tessella.config import encode
 from tessella.errors import BadInput
+from tessella.explainers.attention import looked_at
+from tessella.models.architecture import ClassifierConfig, Common, PoolConfig
+from tessella.models.build import network
+from tessella.models.classifier import Classifier
 from tessella.models.cvt import CvT
+from tessella.models.size import blocks_of, inference_bytes, macs, parameters
 from tessella.models.staged import CvTConfig
+from tessella.objectives.classify import Classify, ClassifyConfig
+from tessella.objectives.lighten import size_at
 from tessella.objectives.objective import Tower
+from tessella.verbs.anomaly import patches_of
+from tessella.verbs.check import embeddings
 from tessella.weights.layouts import LAYOUTS
 
 hf = pytest.importorskip("transformers")
@@ -74,8 +87,8 @@ def apart(activation: str, size: tuple[int, int]) -> float:
     out, told = other.cvt(images, output_hidden_states=True), other(images).logits
     tokens = ours(activation)(images, layers=[0, 1, 2])
     normed = other.layernorm(torch.cat([out.cls_token_value, out.last_hidden_state.flatten(2).mT], dim=1))
-    assert tokens.cls is not None and tokens.grid == SMALL.grids(*size)[-1]
-    assert [(m.shape[2], m.shape[3]) for m in tokens.layers] == SMALL.grids(*size)
+    assert tokens.cls is not None and tokens.grid == SMALL.grids_of(*size)[-1]
+    assert [(m.shape[2], m.shape[3]) for m in tokens.layers] == list(SMALL.grids_of(*size))
     logits = head(activation)(tokens.cls)
     pairs = [*zip(tokens.layers, out.hidden_states, strict=True), (tokens.together(), normed), (logits, told)]
     return max(error(mine, wanted) for mine, wanted in pairs)
@@ -141,7 +154,7 @@ def test_round_trip() -> None:
     assert back.keys() == state.keys() - counters and all(torch.equal(back[n], state[n]) for n in back)
     other = hf.CvtForImageClassification(net.config)
     other.load_state_dict(back)  # strictly: torch begins to count again
-    meta = LAYOUTS["meta/cvt"]
+    meta = LAYOUTS["microsoft/cvt"]
     assert meta.write(found.tensors, SMALL).keys() == found.tensors.keys()
     assert "stage2.blocks.1.attn.conv_proj_q.bn.running_var" in found.tensors
 
@@ -219,3 +232,67 @@ def test_what_cannot_be_is_refused() -> None:
     ):
         with pytest.raises(BadInput, match=says):
             replace(SMALL, **wrong)  # type: ignore[arg-type]
+
+
+# -- as a backbone of the house ----------------------------------------------------------------------------------------
+
+
+def classifier(**options: Any) -> Classifier:
+    return Classifier(ClassifierConfig(backbone=replace(SMALL, **options), classes=5)).eval()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"image_size": (37, 51), "channels": 1}, {"depths": (2, 1), "widths": (16, 24), "heads": (2, 3)}],
+)
+def test_sizes_by_arithmetic_equal_the_network(options: dict[str, Any]) -> None:
+    net = classifier(**options)
+    cfg = net.cfg
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(torch.zeros(1, cfg.backbone.channels, *cfg.backbone.size))
+    assert counter.get_total_flops() == 2 * macs(cfg)
+    assert sum(p.numel() for p in net.parameters()) == parameters(cfg)
+    found = counter.get_flop_counts()
+    inside = sum(sum(each.values()) for name, each in found.items() if name.split(".")[-2:-1] == ["blocks"])
+    held = sum(p.numel() for unit in net.units() for p in unit.parameters())
+    share = blocks_of(cfg)
+    assert share.macs == pytest.approx(inside / counter.get_total_flops())
+    assert share.parameters == pytest.approx(held / parameters(cfg))
+    assert inference_bytes(cfg) > 4 * parameters(cfg)
+
+
+def test_it_answers_what_the_house_asks() -> None:
+    cfg = CvTConfig()
+    assert all(getattr(cfg, name) is not None for name in vars(Common) if not name.startswith("_"))
+    assert (cfg.step, cfg.features, cfg.depth, cfg.looks) == (16, 384, 13, "CvT, widths 64-192-384, depths 1-2-10")
+    assert cfg.tiles(3) and not cfg.tiles(2) and size_at(0.0, 0.5, (224, 224), cfg) == (112, 112)
+    net = classifier()
+    again = network(encode(net.cfg), empty=True).eval()
+    again.load_state_dict(net.state_dict())
+    images = torch.randn(2, 3, 32, 48)
+    assert torch.equal(again(images), net(images)) and isinstance(network(encode(SMALL)), CvT)
+    pooled, deep = embeddings(net, images)
+    assert pooled.shape == (2, 32) and deep.shape[0] == 2 and patches_of(net, images).ndim == 3
+    with pytest.raises(BadInput, match="a CvT merges tokens"):
+        looked_at(net, images)
+    with pytest.raises(BadInput, match=r"patch_dropout is 0.5, but a CvT needs all patches"):
+        Classify(ClassifyConfig(patch_dropout=0.5), net)
+    for kind in ("mean", "attention"):
+        pool = PoolConfig(kind=kind)  # type: ignore[arg-type]
+        if kind == "mean":
+            assert Classifier(ClassifierConfig(backbone=SMALL, pool=pool, classes=3))(images).shape == (2, 3)
+        else:
+            with pytest.raises(BadInput, match="which only a ViT has"):
+                ClassifierConfig(backbone=SMALL, pool=pool)
+
+
+def test_it_compiles_to_one_graph_a_stage() -> None:
+    net = classifier(drop_path=0.2).train()
+    stage = net.backbone.get_submodule("stage2")
+    torch._dynamo.reset()
+    counter, x = CompileCounter(), torch.randn(2, 1 + 12, 32)
+    for block in stage.get_submodule("blocks").children():
+        compiled = torch.compile(block, backend=counter, fullgraph=True)
+        assert compiled(x, (3, 4)).shape == x.shape
+    assert counter.frame_count == 1
+    torch._dynamo.reset()

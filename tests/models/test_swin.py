@@ -174,7 +174,7 @@ def test_what_it_cannot_do_is_refused() -> None:
         swin(pictures(), layers=(2,))
     with pytest.raises(BadInput, match=r"model.backbone.channels wants \(batch, 3, height, width\)"):
         swin(pictures(4))
-    with pytest.raises(BadInput, match="a Swin looks in windows"):
+    with pytest.raises(BadInput, match="a Swin merges tokens"):
         looked_at(classifier(), pictures())
     with pytest.raises(BadInput, match=r"patch_dropout is 0.5, but a Swin needs all patches"):
         Classify(ClassifyConfig(patch_dropout=0.5), classifier())
