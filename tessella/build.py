@@ -29,7 +29,7 @@ from .errors import BadInput, TessellaError
 from .metrics.heads import figures, names
 from .metrics.kept import keep
 from .metrics.predictions import Predictions, fill
-from .models.architecture import ClassifierConfig, ViTConfig
+from .models.architecture import Backbone, ClassifierConfig
 from .models.classifier import Classifier
 from .models.size import macs
 from .objectives.classify import Classify, ClassifyConfig, HeadConfig
@@ -250,7 +250,7 @@ def _sized(run: Run, classes: int) -> tuple[ClassifierConfig, Preprocess]:
     return replace(run.model, backbone=backbone_of(run), classes=classes), preprocess
 
 
-def backbone_of(run: Run) -> ViTConfig:
+def backbone_of(run: Run) -> Backbone:
     """At the size that was asked for."""
     return replace(run.model.backbone, image_size=run.size) if run.size else run.model.backbone
 

@@ -68,7 +68,12 @@ def _decode_dataclass(classes: dict[str, type], plain: dict[str, Any], where: st
     hints = get_type_hints(cls)
     for key in plain.keys() - hints.keys() - {TAG}:
         raise BadInput(f"{where} has no key {key!r}{nearest(key, hints)}")
-    values = {k: decode(hints[k], v, f"{where}.{k}") for k, v in plain.items() if k != TAG}
+    kinds = _default_kinds(cls)
+    values = {}
+    for key, value in plain.items():
+        if key != TAG:
+            untold = isinstance(value, dict) and TAG not in value and key in kinds
+            values[key] = decode(hints[key], {TAG: kinds[key], **value} if untold else value, f"{where}.{key}")
     missing = [
         f.name
         for f in dataclasses.fields(cls)
@@ -77,6 +82,12 @@ def _decode_dataclass(classes: dict[str, type], plain: dict[str, Any], where: st
     if missing:
         raise BadInput(f"{where} lacks {', '.join(missing)}")
     return cls(**values)
+
+
+def _default_kinds(cls: type) -> dict[str, str]:
+    """Which dataclass stands in a field if nobody says: what was written before there were others had no choice."""
+    made = {f.name: f.default_factory for f in dataclasses.fields(cls) if isinstance(f.default_factory, type)}
+    return {name: kind.__name__ for name, kind in made.items() if dataclasses.is_dataclass(kind)}
 
 
 def _decode_leaf(option: Any, plain: Any, where: str) -> Any:

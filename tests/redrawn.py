@@ -16,7 +16,8 @@ VISIBLE = 10 * BAR  # what a wrong tensor moves at least
 def redraw(net: nn.Module, seed: int = 0) -> None:
     """Values at which a transposed, forgotten or swapped tensor shows; a fresh network hides it."""
     generator = torch.Generator().manual_seed(seed)
-    norms = {id(m.weight) for m in net.modules() if isinstance(m, (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, RmsNorm))}
+    kinds = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.BatchNorm2d, RmsNorm)
+    norms = {id(m.weight) for m in net.modules() if isinstance(m, kinds)}
     for name, p in net.named_parameters():
         noise = torch.randn(p.shape, generator=generator)
         if "gamma" in name:
@@ -26,6 +27,11 @@ def redraw(net: nn.Module, seed: int = 0) -> None:
         else:
             table = name.split(".")[-1] in ("cls_token", "dist_token", "reg_token", "pos_embed", "latent")
             p.copy_((0.3 if table or p.ndim < 2 else 0.05) * noise)
+    for name, statistic in net.named_buffers():
+        if name.endswith("running_mean"):
+            statistic.copy_(0.3 * torch.randn(statistic.shape, generator=generator))
+        elif name.endswith("running_var"):
+            statistic.copy_(0.5 + torch.rand(statistic.shape, generator=generator))
 
 
 def error(ours: Tensor, theirs: Tensor) -> float:

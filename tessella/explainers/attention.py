@@ -10,8 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..errors import BadInput
 from ..models.classifier import Classifier
-from ..models.vit import Tokens
+from ..models.vit import Tokens, ViT
 
 How = Literal["last", "rollout"]
 
@@ -24,8 +25,14 @@ def looked_at(network: Classifier, images_BCHW: Tensor, how: How = "last") -> Te
     followed down to the patches through all blocks, each half its map and half the identity (arXiv 2005.00928); the
     deeper the network, the flatter it gets.
     """
-    depth, seen_BTT = len(network.backbone.units()), None
-    walk = network.backbone.walk(images_BCHW)
+    vit = network.backbone
+    if not isinstance(vit, ViT):
+        kind = type(vit).__name__
+        raise BadInput(
+            f"a {kind} merges tokens from stage to stage, so no map says what came from each patch; use a ViT"
+        )
+    depth, seen_BTT = len(vit.units()), None
+    walk = vit.walk(images_BCHW)
     for step in walk:
         if how == "last" and step.index + 1 < depth:
             continue
@@ -33,7 +40,7 @@ def looked_at(network: Classifier, images_BCHW: Tensor, how: How = "last") -> Te
         if how == "rollout":
             map_BTT = (map_BTT + torch.eye(map_BTT.shape[-1], device=map_BTT.device)) / 2
         seen_BTT = map_BTT if seen_BTT is None else map_BTT @ seen_BTT
-    tokens, prefix = walk.finish(), network.backbone.cfg.prefix
+    tokens, prefix = walk.finish(), vit.cfg.prefix
     assert seen_BTT is not None, "ViTConfig refuses a network without blocks"
     flow_BN = (read(network, tokens)[:, None] @ seen_BTT)[:, 0, prefix:]
     return (flow_BN / flow_BN.sum(1, keepdim=True)).view(-1, *tokens.grid)

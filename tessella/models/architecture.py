@@ -6,9 +6,10 @@ They stand apart from the modules that they configure so that listing and checki
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple, Protocol
 
 from ..errors import BadInput
+from .staged import CvTConfig, SwinConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +31,122 @@ class RotaryConfig:
         _require(not wrong, "model.backbone.rotary.offset counts patches; give model.backbone.rotary.reference too")
 
 
+class Conv(NamedTuple):
+    """One convolution of a `ResNetConfig`, with the norm behind it."""
+
+    before: int  # channels
+    after: int
+    kernel: int
+    pixels: int  # of the picture, from one of its outputs to the next
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetConfig:
+    """The convolutions before the patches of a hybrid: a ResNet as in BiT and in the paper of the ViT."""
+
+    layers: tuple[int, ...] = (3, 4, 9)  # bottlenecks of each stage; all stages but the first halve; (): only the stem
+    width: int = 64  # channels of the stem, a multiple of the norms' 32 groups; stage i ends in 4 * 2**i times as many
+
+    def __post_init__(self) -> None:
+        good = all(layers >= 1 for layers in self.layers)
+        _require(good, f"model.backbone.resnet.layers is {self.layers}; each stage has at least 1")
+        good = self.width >= 32 and self.width % 32 == 0
+        _require(good, f"model.backbone.resnet.width is {self.width}; give a multiple of 32")
+
+    @property
+    def stride(self) -> int:
+        """Pixels from one place of its map to the next: the stem's 4, doubled by each stage but the first."""
+        return 4 << max(0, len(self.layers) - 1)
+
+    @property
+    def channels(self) -> int:
+        """Of its map."""
+        return self.width << (len(self.layers) + 1) if self.layers else self.width
+
+    def plan(self, channels: int) -> tuple[Conv, ...]:
+        """All its convolutions, for pictures of so many channels."""
+        before, plan = self.width, [Conv(channels, self.width, 7, 2)]
+        for stage, layers in enumerate(self.layers):
+            inner, after, pixels = self.width << stage, self.width << (stage + 2), 4 << stage
+            for layer in range(layers):
+                first = layer == 0
+                plan += [Conv(before, after, 1, pixels)] if first else []
+                plan.append(Conv(before, inner, 1, pixels // 2 if first and stage else pixels))
+                plan += [Conv(inner, inner, 3, pixels), Conv(inner, after, 1, pixels)]
+                before = after
+        return tuple(plan)
+
+
+class Common(Protocol):
+    """What the settings of every backbone answer. Who needs more of one kind asks for that kind."""
+
+    @property
+    def size(self) -> tuple[int, int]: ...  # (height, width) in pixels
+
+    @property
+    def channels(self) -> int: ...  # of the pictures
+
+    @property
+    def width(self) -> int: ...  # features of a token of the first block
+
+    @property
+    def features(self) -> int: ...  # of a token that leaves the last block, which a pool and a head see
+
+    @property
+    def depth(self) -> int: ...  # blocks: units of the Tower
+
+    @property
+    def maps(self) -> int: ...  # how many `layers` can be asked for: blocks of a ViT, stages of others
+
+    @property
+    def class_token(self) -> bool: ...
+
+    @property
+    def distill_token(self) -> bool: ...
+
+    @property
+    def prefix(self) -> int: ...  # how many tokens stand before the patches
+
+    @property
+    def chooses(self) -> bool: ...  # whether it can leave out patches (`keep`) or put a token there (`hide`)
+
+    @property
+    def first_weight(self) -> str: ...  # the only tensor of the network that sees the channels of a picture
+
+    @property
+    def looks(self) -> str: ...  # its sizes in some words
+
+    @property
+    def norm(self) -> str: ...  # "layer" or "rms", of a pool as well
+
+    @property
+    def norm_eps(self) -> float: ...
+
+    @property
+    def drop_path(self) -> float: ...
+
+    @property
+    def remat(self) -> bool: ...
+
+    @property
+    def least(self) -> int: ...  # pixels: the shortest side that growing pictures begin with
+
+    @property
+    def step(self) -> int: ...  # pixels from there to the next side that needs no padding
+
+    def tiles(self, side: int) -> bool: ...  # whether it takes pictures of so many pixels
+
+
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig:
     """A Vision Transformer; the defaults are ViT-B/16 as timm's `vit_base_patch16_224` without its head."""
 
     image_size: tuple[int, int] | int = 224  # pixels, (height, width) or one side; the size of the position table only
-    patch_size: int = 16  # pixels; with a stem: its total stride, a power of two
+    patch_size: int = 16  # pixels; with a stem: its total stride, a power of two; a ResNet's stride divides it
     stride: int | None = None  # pixels between patches; None = patch_size; smaller = overlapping patches
-    embed: Literal["conv", "linear", "stem"] = "conv"  # linear: same weights and values as conv, as one matrix product
+    embed: Literal["conv", "linear", "stem", "resnet"] = "conv"  # linear: as conv, by one matrix product
     stem_convs: int | tuple[int, ...] = 1  # convolutions per halving of the stem, or of each; the first of them halves
+    resnet: ResNetConfig | None = None  # of a hybrid, whose patches are cut out of its map
     embed_bias: bool = True  # CLIP has none
     channels: int = 3  # of the pictures: 1 grey, 3 colour, any number
     width: int = 768  # features per token
@@ -100,10 +208,14 @@ class ViTConfig:
             f"sin-cos positions need a width divisible by 4, not {self.width}; set model.backbone.width",
         )
         if self.stride is not None:
-            good = 1 <= self.stride <= self.patch_size and self.embed != "stem"
-            _require(
-                good, f"model.backbone.stride is {self.stride}; it lies between 1 and patch_size, and a stem has none"
-            )
+            good = 1 <= self.stride <= self.patch_size and self.embed in ("conv", "linear")
+            what = "it lies between 1 and patch_size, and neither a stem nor a ResNet has one"
+            _require(good, f"model.backbone.stride is {self.stride}; {what}")
+        what = 'model.backbone.embed = "resnet" and model.backbone.resnet go together; give both or neither'
+        _require((self.embed == "resnet") == (self.resnet is not None), what)
+        if self.resnet is not None:
+            good, step = self.patch_size % self.resnet.stride == 0, self.resnet.stride
+            _require(good, f"a ResNet of stride {step} does not go into model.backbone.patch_size {self.patch_size}")
         if self.embed == "stem":
             p = self.patch_size
             halves = p >= 2 and p & (p - 1) == 0
@@ -125,6 +237,25 @@ class ViTConfig:
     def step(self) -> int:
         """Pixels from one patch to the next."""
         return self.patch_size if self.stride is None else self.stride
+
+    @property
+    def least(self) -> int:
+        return self.patch_size
+
+    def tiles(self, side: int) -> bool:
+        return side >= self.patch_size and (self.indivisible != "refuse" or not (side - self.patch_size) % self.step)
+
+    @property
+    def features(self) -> int:
+        return self.width
+
+    @property
+    def maps(self) -> int:
+        return self.depth
+
+    @property
+    def chooses(self) -> bool:
+        return True
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -156,6 +287,17 @@ class ViTConfig:
             before = after
         return tuple(plan)
 
+    @property
+    def first_weight(self) -> str:
+        """The only tensor of the network that sees the channels of a picture."""
+        if self.resnet is not None:
+            return "patch_embed.backbone." + ("stem." if self.resnet.layers else "") + "conv.weight"
+        return "patch_embed." + ("stem.0.conv.weight" if self.embed == "stem" else "proj.weight")
+
+    @property
+    def looks(self) -> str:
+        return f"width {self.width}, depth {self.depth}, patches of {self.patch_size}"
+
     def padded(self, height: int, width: int) -> tuple[int, int]:
         """The size that the patches tile: the picture's own, or what padding or cutting makes it; else a BadInput."""
         sides = []
@@ -180,6 +322,9 @@ class ViTConfig:
         return (height - self.patch_size) // self.step + 1, (width - self.patch_size) // self.step + 1
 
 
+Backbone = ViTConfig | SwinConfig | CvTConfig  # each of them is Common
+
+
 @dataclass(frozen=True, kw_only=True)
 class PoolConfig:
     """How the tokens of one picture become one vector."""
@@ -200,7 +345,7 @@ class PoolConfig:
 class ClassifierConfig:
     """A backbone, a pool and a linear layer; with a distillation token, two of the latter."""
 
-    backbone: ViTConfig = field(default_factory=ViTConfig)
+    backbone: Backbone = field(default_factory=ViTConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
     classes: int = 1000  # 0 = no head: the network returns the pooled features
     dropout: float = 0.0  # on the pooled vector
@@ -214,12 +359,13 @@ class ClassifierConfig:
         )
         what = "model.pool.projection and a distillation token do not go together; leave one of them out"
         _require(not (self.pool.projection and self.backbone.distill_token), what)
-        heads = self.pool.heads or self.backbone.heads
-        _require(
-            self.pool.kind != "attention" or self.backbone.width % heads == 0,
-            f"attention pooling needs a width divisible by its heads, not {self.backbone.width} / {heads};"
-            " set model.pool.heads",
-        )
+        if self.pool.kind == "attention":
+            b = self.backbone
+            if not isinstance(b, ViTConfig):
+                raise BadInput('model.pool.kind is "attention", which only a ViT has; set model.pool.kind = "mean"')
+            heads = self.pool.heads or b.heads
+            what = f"attention pooling needs a width divisible by its heads, not {b.width} / {heads}"
+            _require(b.width % heads == 0, f"{what}; set model.pool.heads")
 
 
 def _require(good: bool, otherwise: str) -> None:

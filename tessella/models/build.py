@@ -8,11 +8,13 @@ import torch
 from torch import nn
 
 from ..config import decode
-from .architecture import ClassifierConfig, ViTConfig
-from .classifier import Classifier
+from .architecture import Backbone, ClassifierConfig
+from .classifier import Classifier, built
+from .cvt import CvT
+from .swin import Swin
 from .vit import ViT
 
-Architecture = ClassifierConfig | ViTConfig
+Architecture = ClassifierConfig | Backbone
 
 
 def network(architecture: dict[str, Any], *, empty: bool = False) -> nn.Module:
@@ -31,9 +33,5 @@ def network(architecture: dict[str, Any], *, empty: bool = False) -> nn.Module:
     return net
 
 
-def _build(cfg: Architecture) -> Classifier | ViT:
-    match cfg:
-        case ClassifierConfig():
-            return Classifier(cfg)
-        case ViTConfig():
-            return ViT(cfg)
+def _build(cfg: Architecture) -> Classifier | ViT | Swin | CvT:
+    return Classifier(cfg) if isinstance(cfg, ClassifierConfig) else built(cfg)

@@ -11,11 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .architecture import ClassifierConfig, PoolConfig, ViTConfig
+from .architecture import Backbone, ClassifierConfig, PoolConfig, ViTConfig
+from .cvt import CvT
 from .layers import Mlp, norm_layer
-from .vit import Block, Tokens, ViT, init_layers
+from .staged import CvTConfig, SwinConfig
+from .swin import Swin
+from .vit import Tokens, ViT, init_layers
 
-__all__ = ["AttentionPool", "Classifier", "ClassifierConfig", "Logits", "Pool", "PoolConfig"]
+__all__ = ["AttentionPool", "Classifier", "ClassifierConfig", "Logits", "Pool", "PoolConfig", "built"]
 
 
 class AttentionPool(nn.Module):
@@ -54,13 +57,14 @@ class AttentionPool(nn.Module):
 class Pool(nn.Module):
     """The tokens of a picture to one vector (B, D). It owns its parameters, so no backbone has any that lie idle."""
 
-    def __init__(self, cfg: PoolConfig, backbone: ViTConfig) -> None:
+    def __init__(self, cfg: PoolConfig, backbone: Backbone) -> None:
         super().__init__()
         self.kind, self.prefix = cfg.kind, cfg.prefix
         if cfg.kind == "attention":
+            assert isinstance(backbone, ViTConfig), "ClassifierConfig refuses this pool behind others"
             ratio = backbone.mlp_ratio if cfg.mlp_ratio is None else cfg.mlp_ratio
             self.attn_pool = AttentionPool(backbone, cfg.heads or backbone.heads, ratio)
-        width = backbone.width
+        width = backbone.features
         self.fc_norm = norm_layer(backbone, width) if cfg.norm else nn.Identity()
         self.pre_logits = nn.Linear(width, width) if cfg.tanh else nn.Identity()
         self.tanh = nn.Tanh() if cfg.tanh else nn.Identity()
@@ -86,6 +90,16 @@ class Logits(NamedTuple):
     distill: Tensor | None  # (B, classes), to be trained on a teacher
 
 
+def built(cfg: Backbone) -> ViT | Swin | CvT:
+    match cfg:
+        case ViTConfig():
+            return ViT(cfg)
+        case SwinConfig():
+            return Swin(cfg)
+        case CvTConfig():
+            return CvT(cfg)
+
+
 class Classifier(nn.Module):
     """Pictures to logits. With a distillation token these are the mean of two heads, in training too (see `both`).
 
@@ -96,8 +110,8 @@ class Classifier(nn.Module):
     def __init__(self, cfg: ClassifierConfig) -> None:
         super().__init__()
         self.cfg = cfg
-        width = cfg.backbone.width
-        self.backbone = ViT(cfg.backbone)
+        width = cfg.backbone.features
+        self.backbone = built(cfg.backbone)
         self.pool = Pool(cfg.pool, cfg.backbone)
         self.head_drop = nn.Dropout(cfg.dropout)
         self.head = nn.Linear(cfg.pool.projection or width, cfg.classes) if cfg.classes else nn.Identity()
@@ -113,7 +127,7 @@ class Classifier(nn.Module):
     def _init_head(self) -> None:
         init_layers(self.pool)
         if self.cfg.pool.kind == "attention":
-            nn.init.trunc_normal_(self.pool.attn_pool.latent, std=self.cfg.backbone.width**-0.5)
+            nn.init.trunc_normal_(self.pool.attn_pool.latent, std=self.cfg.backbone.features**-0.5)
         for head in (self.head, self.head_dist):
             if isinstance(head, nn.Linear):  # small: the first loss is close to log(classes)
                 nn.init.trunc_normal_(head.weight, std=0.01)
@@ -154,8 +168,8 @@ class Classifier(nn.Module):
 
     # -- as the trainer sees it (the protocol Tower): the backbone, then pool and head ---------------------------------
 
-    def units(self) -> list[Block]:
-        return self.backbone.units()
+    def units(self) -> list[nn.Module]:
+        return list(self.backbone.units())
 
     def depth_of(self, name: str) -> int:
         first, _, rest = name.partition(".")

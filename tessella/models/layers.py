@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .architecture import ViTConfig
+from .architecture import Common, ViTConfig
 from .attention import attend
+from .hybrid import resnet
 from .position import Place
 
 
-def norm_layer(cfg: ViTConfig, size: int) -> nn.Module:
+def norm_layer(cfg: Common, size: int) -> nn.Module:
     """The norm that this network uses everywhere, over the last axis of length `size`."""
     return nn.LayerNorm(size, eps=cfg.norm_eps) if cfg.norm == "layer" else nn.RMSNorm(size, eps=cfg.norm_eps)
 
@@ -179,6 +180,10 @@ class PatchEmbed(nn.Module):
         if cfg.embed == "stem":
             self.stem = nn.Sequential(*(StemConv(*conv) for conv in cfg.stem_plan))
             channels, kernel, stride = cfg.stem_plan[-1][1], 1, 1
+        elif cfg.resnet is not None:
+            self.backbone = resnet(cfg.resnet, cfg.channels)
+            channels, kernel = cfg.resnet.channels, cfg.patch_size // cfg.resnet.stride
+            stride = kernel
         self.proj = nn.Conv2d(channels, cfg.width, kernel, stride=stride, bias=cfg.embed_bias)
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -196,4 +201,6 @@ class PatchEmbed(nn.Module):
             case "stem":
                 images_BCHW = images_BCHW.contiguous(memory_format=torch.channels_last)  # a tenth faster on processors
                 x = self.proj(self.stem(images_BCHW)).flatten(2).transpose(1, 2)
+            case "resnet":
+                x = self.proj(self.backbone(images_BCHW)).flatten(2).transpose(1, 2)
         return x, cfg.grid_of(*full)

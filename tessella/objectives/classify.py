@@ -18,7 +18,7 @@ from ..card import LABEL, Head, alone, leaves, slices
 from ..config import nearest
 from ..errors import BadInput
 from ..models.classifier import Classifier
-from .lighten import LightenConfig, light
+from .lighten import LightenConfig, light, refuse_unfit
 from .losses import FIT, TINY, Loss, LossConfig, of_class, of_number, of_tags
 from .objective import Batch, Losses, Metrics, Objective
 
@@ -104,6 +104,7 @@ class Classify(Objective):
         if sum(head.outputs for head in heads) != outputs:
             raise BadInput(f"model.classes is {outputs}, and the heads need {sum(head.outputs for head in heads)}")
         self.cfg, self.lighten = cfg, cfg.lighten
+        refuse_unfit(self.lighten, network.cfg.backbone)
         self.network = network
         self.parts = _parts(cfg, heads)
         self.single = len(heads) == 1

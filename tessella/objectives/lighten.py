@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import BadInput
-from ..models.architecture import ViTConfig
+from ..models.architecture import Backbone, Common, ViTConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,15 @@ class Light(NamedTuple):
     keep: Tensor | None  # (B, n): the patches to process; None: all
 
 
-def light(images_BCHW: Tensor, cfg: LightenConfig, backbone: ViTConfig, progress: float) -> Light:
+def refuse_unfit(cfg: LightenConfig, backbone: Common) -> None:
+    """Before the first step."""
+    if cfg.patch_dropout and not backbone.chooses:
+        kind = type(backbone).__name__.removesuffix("Config")
+        what = f"objective.patch_dropout is {cfg.patch_dropout}, but a {kind} needs all patches"
+        raise BadInput(f"{what}; set it to 0, or use objective.start_size")
+
+
+def light(images_BCHW: Tensor, cfg: LightenConfig, backbone: Backbone, progress: float) -> Light:
     """`progress` in [0, 1]: how much of the training lies behind."""
     if progress >= cfg.light_until or images_BCHW.ndim != 4:  # a probe brings features instead of pictures
         return Light(images_BCHW, None)
@@ -54,19 +62,20 @@ def light(images_BCHW: Tensor, cfg: LightenConfig, backbone: ViTConfig, progress
     return Light(images_BCHW, _kept(images_BCHW, cfg.patch_dropout, backbone) if cfg.patch_dropout else None)
 
 
-def size_at(share: float, start: float, full: tuple[int, int], backbone: ViTConfig) -> tuple[int, int]:
+def size_at(share: float, start: float, full: tuple[int, int], backbone: Common) -> tuple[int, int]:
     """(height, width) after this share of the growing. The area grows evenly, because it is what a step costs."""
     factor = (start**2 + (1 - start**2) * share) ** 0.5
     return _tiled(full[0], factor, backbone), _tiled(full[1], factor, backbone)
 
 
-def _tiled(side: int, factor: float, backbone: ViTConfig) -> int:
-    """The largest number of pixels up to side * factor that whole patches fill; a patch at least."""
-    patch, step = backbone.patch_size, backbone.step
-    return patch + max(0, int(side * factor + 1e-6) - patch) // step * step
+def _tiled(side: int, factor: float, backbone: Common) -> int:
+    """The largest number of pixels up to side * factor that needs no padding; the least at least."""
+    least, step = backbone.least, backbone.step
+    return min(side, least + max(0, int(side * factor + 1e-6) - least) // step * step)
 
 
-def _kept(images_BCHW: Tensor, dropout: float, backbone: ViTConfig) -> Tensor:
+def _kept(images_BCHW: Tensor, dropout: float, backbone: Backbone) -> Tensor:
+    assert isinstance(backbone, ViTConfig), "refuse_unfit has seen to it"
     rows, columns = backbone.grid_of(*backbone.padded(*_sides(images_BCHW)))
     patches = rows * columns
     stay = max(1, round(patches * (1 - dropout)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from ..card import Preprocess
 from ..config import override
 from ..data.source import Splits
 from ..errors import BadInput
-from ..models.architecture import ClassifierConfig, ViTConfig
+from ..models.architecture import Backbone, ClassifierConfig, ViTConfig
 from ..models.presets import PRESETS, classifier
 from ..training import state
 from ..weights.catalog import CATALOG
@@ -35,14 +35,15 @@ class Adopted:
     def start(self, recipe: Run) -> Run:
         """The recipe with the weights' architecture; what is dropped in training stays the recipe's."""
         b, cfg = recipe.model.backbone, self.network.config
-        backbone = replace(cfg.backbone, **{name: getattr(b, name) for name in DROPPED}, remat=b.remat)
+        here = {f.name for f in fields(b)} & {f.name for f in fields(cfg.backbone)}
+        backbone = replace(cfg.backbone, **{name: getattr(b, name) for name in DROPPED if name in here}, remat=b.remat)
         model = replace(cfg, backbone=backbone, classes=0, dropout=recipe.model.dropout)
         licence = recipe.licence or self.weights.card.licence
         like = "" if self.weights.entry is None else self.weights.entry.name
         found = replace(recipe, weights=self.called, weights_sha256=self.weights.sha256, weights_like=like)
         return replace(found, model=model, licence=licence)
 
-    def preprocess(self, backbone: ViTConfig, resize: Any = None) -> Preprocess:
+    def preprocess(self, backbone: Backbone, resize: Any = None) -> Preprocess:
         """As the weights saw their pictures, at the size and with the channels of now."""
         known = self.weights.card.preprocess["image"]
         resize = resize or known.resize
@@ -57,14 +58,14 @@ class Adopted:
 
     def size_for(self, side: int) -> int:
         """Small pictures are not enlarged beyond their own patches, down to half of what the weights saw; 0: as they
-        did. At equal work the shorter sequences were better (docs/log.md)."""
+        did. At equal work the shorter sequences were better (docs/log.md). Of what has windows it is not known."""
         b = self.network.config.backbone
-        if b.size[0] != b.size[1] or side >= b.size[0] or b.stride is not None:
+        if not isinstance(b, ViTConfig) or b.size[0] != b.size[1] or side >= b.size[0] or b.stride is not None:
             return 0
         size = -(-max(side, b.size[0] // 2) // b.patch_size) * b.patch_size
         return size if size < b.size[0] else 0
 
-    def origins(self, backbone: ViTConfig) -> dict[str, str]:
+    def origins(self, backbone: Backbone) -> dict[str, str]:
         """Who decided what follows from the weights. Mean and deviation are not measured where the card says them."""
         entry = self.weights.entry
         told = "chosen: " + ("the card of the weights" if not self.weights.bare else "what such files usually take")
@@ -74,7 +75,8 @@ class Adopted:
         known = not self.weights.bare or entry is not None
         if known and self.weights.card.preprocess["image"].channels == backbone.channels:
             settled |= {"preprocess.mean": told, "preprocess.std": told}
-        return settled | {f"model.backbone.{name}": "recipe" for name in DROPPED}
+        here = {f.name for f in fields(backbone)}
+        return settled | {f"model.backbone.{name}": "recipe" for name in DROPPED if name in here}
 
     @property
     def name(self) -> str:
@@ -82,8 +84,7 @@ class Adopted:
         if self.weights.entry is not None:
             return self.weights.entry.name
         found = [n for n in PRESETS if difference(self.network.config, classifier(n, 0)) is None]
-        b = self.network.config.backbone
-        return found[0] if found else f"width {b.width}, depth {b.depth}, patches of {b.patch_size}"
+        return found[0] if found else self.network.config.backbone.looks
 
     def into(self, run: Run, splits: Splits) -> tuple[dict[str, Tensor], Transfer]:
         """The tensors that the settled run starts with."""

@@ -218,9 +218,11 @@ def _strangest(network: Classifier, bank: Tensor) -> Callable[[Tensor], Tensor]:
 def patches_of(network: Classifier, images: Tensor) -> Tensor:
     """(B, N, D) unit vectors of the patches, from the middle of the network: the last layers know the object, not the
     place (DeiT-tiny, scratches on Fashion-MNIST: see docs/verbs/evaluate.md)."""
-    depth = len(network.backbone.blocks)
-    layers = sorted({max(0, depth * part // 12 - 1) for part in DEPTHS})
+    count = network.cfg.backbone.maps
+    layers = sorted({max(0, count * part // 12 - 1) for part in DEPTHS})
     maps = network.backbone(images, layers=layers).layers
+    full = maps[0].shape[2:]  # of stages each map is half as large as the one before
+    maps = tuple(m if m.shape[2:] == full else F.interpolate(m, full, mode="bilinear") for m in maps)
     return F.normalize(torch.cat(maps, dim=1).flatten(2).transpose(1, 2).float(), dim=2)
 
 

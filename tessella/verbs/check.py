@@ -248,9 +248,9 @@ def embeddings(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
     The probe finds more labels with the layers (flowers128, DeiT-tiny: 79.5 % instead of 77 %), because the last one
     keeps what the model was trained for.
     """
-    depth = len(network.backbone.blocks)
-    layers = tuple(sorted({max(0, depth * part // 12) for part in (5, 7, 9, 10)}))
+    maps = network.cfg.backbone.maps
+    layers = tuple(sorted({maps * part // 12 for part in (5, 7, 9, 10)}))
     tokens = network.backbone(images, layers=layers)
     pooled = network.pool(tokens)
-    maps = [layer.mean(dim=(2, 3)) for layer in tokens.layers]
-    return pooled, torch.cat([pooled, tokens.patches.mean(dim=1), *maps], dim=1)
+    means = [layer.mean(dim=(2, 3)) for layer in tokens.layers]
+    return pooled, torch.cat([pooled, tokens.patches.mean(dim=1), *means], dim=1)

@@ -50,11 +50,11 @@ def opened(source: str | Path, like: str | None, reading: Reading, headless: boo
 def at_size(model: Model, side: int) -> Model:
     """The same network before pictures of another size; its positions are resampled."""
     backbone = classifier_of(model).cfg.backbone
-    patch, step = backbone.patch_size, backbone.step
-    if side < patch or (backbone.indivisible == "refuse" and (side - patch) % step):
-        below = patch + max(0, side - patch) // step * step
+    if not backbone.tiles(side):
+        least, step = backbone.least, backbone.step
+        below = least + max(0, side - least) // step * step
         raise BadInput(
-            f"size {side} is not tiled by this model's patches of {patch} px; give {below} or {below + step}"
+            f"size {side} is not tiled by this model's patches of {least} px; give {below} or {below + step}"
         )
     image = replace(model.preprocess, size=(side, side))
     card = replace(model.card, preprocess={**model.card.preprocess, "image": image})

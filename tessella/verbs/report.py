@@ -33,10 +33,11 @@ from ..errors import BadInput, readable
 from ..explainers.attention import looked_at
 from ..metrics.kept import kept
 from ..metrics.predictions import Predictions, at_temperature
-from ..models.architecture import ClassifierConfig, ViTConfig
+from ..models.architecture import Backbone, ClassifierConfig
 from ..models.classifier import Classifier
 from ..models.presets import PRESETS
 from ..models.size import macs, parameters
+from ..models.vit import ViT
 from ..report.mistakes import answers, chosen, shown
 from ..report.run import page
 from ..report.story import Looked, Plain, Shown, Story
@@ -179,12 +180,13 @@ def _network(cfg: ClassifierConfig) -> Plain:
     return told | {"pool": cfg.pool.kind, "size": list(cfg.backbone.size)}
 
 
-def _preset(backbone: ViTConfig) -> str:
+def _preset(backbone: Backbone) -> str:
     """Its name in `tessella list`, whatever the size of the pictures."""
     for name, cfg in PRESETS.items():
         if replace(backbone, image_size=cfg.image_size, channels=cfg.channels, drop_path=cfg.drop_path) == cfg:
             return name
-    return f"A ViT of width {backbone.width} and depth {backbone.depth}"
+    kind = type(backbone).__name__.removesuffix("Config")
+    return f"A {kind} of {backbone.looks}"
 
 
 def _counts(source: Source, classes: tuple[str, ...]) -> dict[str, int]:
@@ -290,8 +292,8 @@ def _looked(model: Model, network: Classifier, row: int, pixels_CHW: Tensor) -> 
 
 def _positions(model: Model) -> str:
     """Cosines of each place's embedding with all others', as one picture of small maps with gaps."""
-    cfg = model.network.backbone.cfg if isinstance(model.network, Classifier) else None
-    table = model.network.backbone.pos_embed if isinstance(model.network, Classifier) else None
+    vit = model.network.backbone if isinstance(model.network, Classifier) else None
+    cfg, table = (vit.cfg, vit.pos_embed) if isinstance(vit, ViT) else (None, None)
     if cfg is None or cfg.position != "learned" or table is None:
         kind = "none" if cfg is None or cfg.position == "none" else cfg.position
         raise BadInput(f"positions are not learned here ({kind}), so there is nothing to compare")

@@ -17,7 +17,7 @@ from ..data.checks.survey import median_side
 from ..data.origins.open import absolute, open_data
 from ..data.source import DataConfig
 from ..errors import BadInput
-from ..models.architecture import ViTConfig
+from ..models.architecture import Backbone, ViTConfig
 from ..models.build import network
 from ..models.presets import PRESETS, classifier
 from ..models.size import inference_bytes, macs, parameters
@@ -95,8 +95,10 @@ def suiting(data: str | Path, name: str | None = None, device: str = "auto", max
     return Suiting(tuple(quick), best, why, place.type, about)
 
 
-def sizes(cfg: ViTConfig, side: int) -> list[int]:
+def sizes(cfg: Backbone, side: int) -> list[int]:
     """What fits pictures of this side: not beyond it, in whole patches, at least four of them; and the usual size."""
+    if not isinstance(cfg, ViTConfig):  # below it windows would be padded, or shrink
+        return [cfg.size[0]]
     usual = SMALL if cfg.embed == "stem" else cfg.size[0]
     patch = cfg.patch_size
     fitting = max(4 * patch, -(-min(side, usual) // patch) * patch)
@@ -123,7 +125,7 @@ def recommended(found: list[Candidate], side: int, pictures: int) -> tuple[Candi
     return max(there, key=lambda c: c.gmacs), "the most work that is quick enough"
 
 
-def _measured(shapes: list[tuple[str, ViTConfig, int]], device: torch.device, max_ms: float | None) -> list[Candidate]:
+def _measured(shapes: list[tuple[str, Backbone, int]], device: torch.device, max_ms: float | None) -> list[Candidate]:
     """From the least work to the most, so that what would take too long is known before it is tried."""
     room, found = memory.available(device).bytes // 2, list[Candidate]()
     pace = math.inf  # milliseconds for a billion multiply-adds, the best so far: small networks do not show it

@@ -319,7 +319,7 @@ def _start(draft: Run, asked: Asked, splits: Splits, adopted: Adopted | None) ->
         reasons["model"] = (model, f"the {recipe} recipe for pictures of about {side} px")
     run = replace(RECIPES[recipe](draft.data.path), model=classifier(model, 0))
     if recipe == "compact":
-        patch = run.model.backbone.patch_size
+        patch = run.model.backbone.least
         size = max(4 * patch, -(-min(side, SMALL) // patch) * patch)
         reasons["size"] = (size, f"the pictures' {side} px, in whole patches of {patch}")
         run = replace(run, size=size)

@@ -14,6 +14,8 @@ from torch import Tensor
 from .table import Architecture, Joint, Rule, Way
 from .ways import TRANSPOSED
 
+UNITS = (3, 4, 9, 3)  # of the deepest hybrids, by stage
+
 Parts = Sequence[Tensor]
 BLOCK, THEIRS = "blocks.{i}", "Transformer.encoderblock_{i}"
 _HEADS = f"{THEIRS}.MultiHeadDotProductAttention_1"
@@ -46,6 +48,9 @@ def _cut_out(whole: Parts, architecture: Architecture) -> Parts:
 
 KERNELS, BIASES = Way(_join_heads, _cut_heads), Way(_join_biases, _cut_biases)
 OUT = Way(lambda parts, _: [parts[0].flatten(0, 1).T], _cut_out)  # (A, K, D) to (D, A K)
+CHANNELS = Way(  # (1, 1, 1, C) to (C,): so flax once kept what a norm has for each channel of a map
+    lambda parts, _: [parts[0].flatten()], lambda whole, _: [whole[0].reshape(1, 1, 1, -1)]
+)
 PATCHES = Way(  # (p, p, C, D) to (D, C, p, p)
     lambda parts, _: [parts[0].permute(3, 2, 0, 1)], lambda whole, _: [whole[0].permute(2, 3, 1, 0)]
 )
@@ -78,3 +83,27 @@ def vit() -> list[Rule]:
         *_linear("pre_logits", "pre_logits"),
         *_linear("head", "head"),
     ]
+
+
+def _conv(ours: str, norm: str, theirs: str, their_norm: str) -> list[Rule]:
+    """A convolution and the norm behind it."""
+    return [
+        Joint((f"{ours}.weight",), (f"{theirs}.kernel",), PATCHES),
+        Joint((f"{norm}.weight",), (f"{their_norm}.scale",), CHANNELS),
+        Joint((f"{norm}.bias",), (f"{their_norm}.bias",), CHANNELS),
+    ]
+
+
+def hybrid(stages: bool) -> list[Rule]:
+    """A ViT behind a ResNet, or behind its stem alone. They count from 1."""
+    at = "patch_embed.backbone"
+    stem = f"{at}.stem" if stages else at
+    out = _conv(f"{stem}.conv", f"{stem}.norm", "conv_root", "gn_root")
+    for i, units in enumerate(UNITS if stages else ()):
+        for j in range(units):
+            ours, theirs = f"{at}.stages.{i}.blocks.{j}", f"block{i + 1}.unit{j + 1}"
+            if j == 0:  # before the others, whose {r} would take "_proj" for a number
+                short = f"{ours}.downsample"
+                out += _conv(f"{short}.conv", f"{short}.norm", f"{theirs}.conv_proj", f"{theirs}.gn_proj")
+            out += _conv(f"{ours}.conv{{r}}", f"{ours}.norm{{r}}", f"{theirs}.conv{{r}}", f"{theirs}.gn{{r}}")
+    return [*out, *vit()]

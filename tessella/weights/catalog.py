@@ -1,7 +1,8 @@
 """Weights that have a name here: whose they are, what network they are of, how pictures reach it, under which licence.
 
 Data only; needs no torch. Accuracies are top-1 on ImageNet-1k's validation pictures, per cent, as timm lists them in
-results/results-imagenet.csv. Every name has its parity test (tests/weights/test_catalog.py).
+results/results-imagenet.csv, where it has the network. Every name has its parity test (tests/weights/test_catalog.py,
+test_swin_parity.py, test_cvt_parity.py).
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from ..card import Preprocess
-from ..models.architecture import ClassifierConfig, PoolConfig, RotaryConfig, ViTConfig
+from ..models.architecture import ClassifierConfig, PoolConfig, ResNetConfig, RotaryConfig, ViTConfig
+from ..models.staged import CvTConfig, SwinConfig
 
 Labels = Literal["imagenet-1k", "imagenet-12k", "imagenet-21k", ""]
 COUNTS: dict[Labels, int] = {"imagenet-1k": 1000, "imagenet-12k": 11821, "imagenet-21k": 21843, "": 0}
@@ -19,7 +21,7 @@ COUNTS: dict[Labels, int] = {"imagenet-1k": 1000, "imagenet-12k": 11821, "imagen
 IN_MEMORY = {
     f"transformers/{kind}": (f"transformers/{kind} in memory",)
     for kind in (
-        "vit", "deit", "deit distilled", "vit bare", "mae", "beit",
+        "vit", "deit", "deit distilled", "vit bare", "mae", "beit", "swin", "swin bare",
         *(f"dinov2{r}{g}" for r in ("", " registers") for g in ("", " gated")),
         *(f"dinov3{g} biases" for g in ("", " gated")),
     )
@@ -588,9 +590,160 @@ SBB = [
     ),
 ]
 
+
+def _hybrid(row: _Row) -> Entry:
+    """Dosovitskiy 2020 (orig), Steiner 2021: patches are cut out of the map of a ResNet, or of its stem alone."""
+    stages = {"_r_": (), "r26": (2, 2, 2, 2), "r50_s32": (3, 4, 6, 3), "r50_s16": (3, 4, 9)}
+    resnet = ResNetConfig(layers=next(layers for called, layers in stages.items() if called in row.timm))
+    labels: Labels = "imagenet-1k" if row.accuracy else "imagenet-21k" if "augreg" in row.timm else ""
+    backbone = _backbone(row.size, row.patch, row.pixels, embed="resnet", resnet=resnet)
+    return Entry(
+        name=row.name,
+        accuracy=row.accuracy,
+        family="hybrid",
+        architecture=ClassifierConfig(backbone=backbone, classes=COUNTS[labels]),
+        preprocess=_pictures(row.pixels, HALF, 1.0 if row.pixels == 384 else 0.9),
+        licence="apache-2.0",
+        origins=(_timm(row.timm),),
+        also=("big_vision/hybrid" if resnet.layers else "big_vision/hybrid stem",),
+        labels=labels,
+    )
+
+
+HYBRID = [
+    # the stem's step is 4 px and the patches are 8 x 8 of those: 32 px, though its authors call it R+Ti/16
+    _Row("vit_r_t32.augreg", "t", 32, 224, "vit_tiny_r_s16_p8_224.augreg_in21k_ft_in1k", accuracy=71.800),
+    _Row("vit_r_t32_384.augreg", "t", 32, 384, "vit_tiny_r_s16_p8_384.augreg_in21k_ft_in1k", accuracy=75.962),
+    _Row("vit_r26_s32.augreg", "s", 32, 224, "vit_small_r26_s32_224.augreg_in21k_ft_in1k", accuracy=81.856),
+    _Row("vit_r26_s32_384.augreg", "s", 32, 384, "vit_small_r26_s32_384.augreg_in21k_ft_in1k", accuracy=84.066),
+    _Row("vit_r26_s32.augreg_in21k", "s", 32, 224, "vit_small_r26_s32_224.augreg_in21k"),
+    _Row("vit_r50_b16.orig_in21k", "b", 16, 224, "vit_base_r50_s16_224.orig_in21k"),
+    _Row("vit_r50_b16_384.orig", "b", 16, 384, "vit_base_r50_s16_384.orig_in21k_ft_in1k", accuracy=84.988),
+    _Row("vit_r50_l32.augreg", "l", 32, 224, "vit_large_r50_s32_224.augreg_in21k_ft_in1k", accuracy=84.434),
+    _Row("vit_r50_l32_384.augreg", "l", 32, 384, "vit_large_r50_s32_384.augreg_in21k_ft_in1k", accuracy=86.188),
+]
+
+
+SWIN_SIZES: dict[str, dict[str, Any]] = {
+    "t": {"width": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24)},
+    "s": {"width": 96, "depths": (2, 2, 18, 2), "heads": (3, 6, 12, 24)},
+    "b": {"width": 128, "depths": (2, 2, 18, 2), "heads": (4, 8, 16, 32)},
+    "l": {"width": 192, "depths": (2, 2, 18, 2), "heads": (6, 12, 24, 48)},
+}
+
+
+def _swin(row: _Row) -> Entry:
+    """Liu 2021, both: the window stands in timm's name, of v2 also the one that it had before it grew (12to16)."""
+    second, window = row.timm.startswith("swinv2"), row.timm.split("window")[1].split("_")[0]
+    more: dict[str, Any] = {"version": "v2"} if second else {}
+    more |= {"trained_window": (12, 12, 12, 6)} if "to" in window else {}
+    backbone = SwinConfig(
+        image_size=row.pixels, patch_size=row.patch, window=int(window.split("to")[-1]), **SWIN_SIZES[row.size], **more
+    )
+    layout = "swinv2" if second else "swin"
+    return Entry(
+        name=row.name,
+        accuracy=row.accuracy,
+        family=layout,
+        architecture=ClassifierConfig(backbone=backbone, pool=PoolConfig(kind="mean"), classes=1000),
+        preprocess=_pictures(row.pixels, IMAGENET, 1.0 if row.pixels == 384 else 0.9),
+        licence="mit",
+        origins=(_timm(row.timm, "timm/swin"), *((_hf(row.hf, layout),) if row.hf else ())),
+        also=("microsoft/swin", f"transformers/{layout}", f"transformers/{layout} bare"),
+        labels="imagenet-1k",
+    )
+
+
+SWIN = [
+    _Row(
+        "swin_t.in1k", "t", 4, 224, "swin_tiny_patch4_window7_224.ms_in1k", "microsoft/swin-tiny-patch4-window7-224",
+        81.388,
+    ),
+    _Row(
+        "swin_s.in1k", "s", 4, 224, "swin_small_patch4_window7_224.ms_in1k", "microsoft/swin-small-patch4-window7-224",
+        83.228,
+    ),
+    _Row("swin_b.in1k", "b", 4, 224, "swin_base_patch4_window7_224.ms_in1k", accuracy=83.604),
+    _Row("swin_b_384.in1k", "b", 4, 384, "swin_base_patch4_window12_384.ms_in1k", accuracy=84.478),
+    _Row("swin_t.in22k_ft", "t", 4, 224, "swin_tiny_patch4_window7_224.ms_in22k_ft_in1k", accuracy=80.966),
+    _Row("swin_s.in22k_ft", "s", 4, 224, "swin_small_patch4_window7_224.ms_in22k_ft_in1k", accuracy=83.330),
+    _Row("swin_b.in22k_ft", "b", 4, 224, "swin_base_patch4_window7_224.ms_in22k_ft_in1k", accuracy=85.276),
+    _Row("swin_b_384.in22k_ft", "b", 4, 384, "swin_base_patch4_window12_384.ms_in22k_ft_in1k", accuracy=86.442),
+    _Row("swin_l.in22k_ft", "l", 4, 224, "swin_large_patch4_window7_224.ms_in22k_ft_in1k", accuracy=86.320),
+    _Row("swin_l_384.in22k_ft", "l", 4, 384, "swin_large_patch4_window12_384.ms_in22k_ft_in1k", accuracy=87.142),
+]  # fmt: skip
+SWINV2 = [
+    _Row(
+        "swinv2_t_w8.in1k", "t", 4, 256, "swinv2_tiny_window8_256.ms_in1k",
+        "microsoft/swinv2-tiny-patch4-window8-256", 81.824,
+    ),
+    _Row(
+        "swinv2_t_w16.in1k", "t", 4, 256, "swinv2_tiny_window16_256.ms_in1k",
+        "microsoft/swinv2-tiny-patch4-window16-256", 82.828,
+    ),
+    _Row(
+        "swinv2_s_w8.in1k", "s", 4, 256, "swinv2_small_window8_256.ms_in1k",
+        "microsoft/swinv2-small-patch4-window8-256", 83.844,
+    ),
+    _Row(
+        "swinv2_s_w16.in1k", "s", 4, 256, "swinv2_small_window16_256.ms_in1k",
+        "microsoft/swinv2-small-patch4-window16-256", 84.216,
+    ),
+    _Row(
+        "swinv2_b_w8.in1k", "b", 4, 256, "swinv2_base_window8_256.ms_in1k",
+        "microsoft/swinv2-base-patch4-window8-256", 84.246,
+    ),
+    _Row(
+        "swinv2_b_w16.in1k", "b", 4, 256, "swinv2_base_window16_256.ms_in1k",
+        "microsoft/swinv2-base-patch4-window16-256", 84.608,
+    ),
+    _Row(
+        "swinv2_b.in22k_ft", "b", 4, 256, "swinv2_base_window12to16_192to256.ms_in22k_ft_in1k",
+        "microsoft/swinv2-base-patch4-window12to16-192to256-22kto1k-ft", 86.270,
+    ),
+    _Row(
+        "swinv2_b_384.in22k_ft", "b", 4, 384, "swinv2_base_window12to24_192to384.ms_in22k_ft_in1k",
+        "microsoft/swinv2-base-patch4-window12to24-192to384-22kto1k-ft", 87.142,
+    ),
+    _Row(
+        "swinv2_l.in22k_ft", "l", 4, 256, "swinv2_large_window12to16_192to256.ms_in22k_ft_in1k",
+        "microsoft/swinv2-large-patch4-window12to16-192to256-22kto1k-ft", 86.934,
+    ),
+    _Row(
+        "swinv2_l_384.in22k_ft", "l", 4, 384, "swinv2_large_window12to24_192to384.ms_in22k_ft_in1k",
+        "microsoft/swinv2-large-patch4-window12to24-192to384-22kto1k-ft", 87.474,
+    ),
+]  # fmt: skip
+
+
+def _cvt(row: _Row) -> Entry:
+    """Wu 2021. Trained with x * sigmoid(1.702 x) in its MLPs, where transformers computes the exact GELU."""
+    depths = {"13": (1, 2, 10), "21": (1, 4, 16)}[row.size]
+    return Entry(
+        name=row.name,
+        accuracy=row.accuracy,
+        family="cvt",
+        architecture=ClassifierConfig(backbone=CvTConfig(image_size=row.pixels, depths=depths), classes=1000),
+        preprocess=_pictures(row.pixels, IMAGENET, *((1.0, True) if row.pixels == 384 else (0.875, False))),
+        licence="apache-2.0",
+        origins=(_hf(row.hf, "cvt"),),
+        also=("microsoft/cvt",),
+        labels="imagenet-1k",
+    )
+
+
+CVT = [  # accuracies as its authors list them, in the README of microsoft/CvT
+    _Row("cvt_13.in1k", "13", 4, 224, "", "microsoft/cvt-13", 81.6),
+    _Row("cvt_13_384.in1k", "13", 4, 384, "", "microsoft/cvt-13-384", 83.0),
+    _Row("cvt_13_384.in22k_ft", "13", 4, 384, "", "microsoft/cvt-13-384-22k", 83.3),
+    _Row("cvt_21.in1k", "21", 4, 224, "", "microsoft/cvt-21", 82.5),
+    _Row("cvt_21_384.in1k", "21", 4, 384, "", "microsoft/cvt-21-384", 83.3),
+    _Row("cvt_21_384.in22k_ft", "21", 4, 384, "", "microsoft/cvt-21-384-22k", 84.9),
+]
+
 FAMILIES = (
     (AUGREG, _augreg), (DEIT, _deit), (DEIT3, _deit3), (MAE, _mae), (DINO, _dino), (DINOV2, _dinov2),
     (DINOV3, _dinov3), (CLIPS, _clip), (SIGLIP, _siglip), (PE, _pe), (BEIT, _beit), (EVA02, _eva02), (FLEXI, _flexi),
-    (SBB, _sbb),
+    (SBB, _sbb), (SWIN, _swin), (SWINV2, _swin), (HYBRID, _hybrid), (CVT, _cvt),
 )  # fmt: skip
 CATALOG: dict[str, Entry] = {row.name: make(row) for rows, make in FAMILIES for row in rows}

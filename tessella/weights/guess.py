@@ -7,17 +7,20 @@ sizes the file is ambiguous.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from ..config import encode
 from ..models.architecture import ClassifierConfig, PoolConfig, ViTConfig
 from ..models.classifier import Classifier
 from ..models.presets import PRESETS, classifier
 from . import native
 
+_BLOCK = re.compile(r"(?:layers\.\d+\.)?blocks\.\d+\.")
 Shapes = dict[str, torch.Size]
 UNCERTAIN = ("norm_pre.weight",)  # CLIP's: such files do not say which activation and epsilon they were trained with
 
@@ -39,12 +42,14 @@ def candidates(tensors: Mapping[str, Tensor]) -> list[str]:
 
 def fitted(cfg: ClassifierConfig, tensors: Mapping[str, Tensor]) -> ClassifierConfig:
     """The architecture with what the tensors add to it: picture size, channels, classes, tokens, norms and scales."""
-    b = cfg.backbone
-    first = tensors.get("patch_embed.stem.0.conv.weight" if b.embed == "stem" else "patch_embed.proj.weight")
-    registers, head = tensors.get("reg_token"), tensors.get("head.weight")
+    first, head = tensors.get(cfg.backbone.first_weight), tensors.get(native.head_of(encode(cfg)))
+    channels = first.shape[1] if first is not None and first.ndim == 4 else cfg.backbone.channels
+    b, classes = replace(cfg.backbone, channels=channels), head.shape[0] if head is not None and head.ndim == 2 else 0
+    if not isinstance(b, ViTConfig):
+        return replace(cfg, backbone=b, classes=classes)
+    registers = tensors.get("reg_token")
     b = replace(
         b,
-        channels=first.shape[1] if first is not None and first.ndim == 4 else b.channels,
         class_token="cls_token" in tensors or (b.class_token and not _is_square(tensors)),
         distill_token="dist_token" in tensors,
         registers=registers.shape[1] if registers is not None and registers.ndim == 3 else b.registers,
@@ -56,14 +61,19 @@ def fitted(cfg: ClassifierConfig, tensors: Mapping[str, Tensor]) -> ClassifierCo
         pool = replace(pool, kind="attention")
     elif not b.class_token or (pool.norm and cfg.pool.kind == "cls"):
         pool = replace(pool, kind="mean")
-    classes = head.shape[0] if head is not None and head.ndim == 2 else 0
     return replace(cfg, backbone=_with_positions(b, tensors), pool=pool, classes=classes)
 
 
 def patched(cfg: ClassifierConfig, tensors: Mapping[str, Tensor]) -> ClassifierConfig:
     """The architecture with the patches of these tensors: what is wanted may have others (FlexiViT)."""
     b, weight = cfg.backbone, tensors.get("patch_embed.proj.weight")
-    if weight is None or weight.ndim != 4 or b.embed == "stem" or b.stride is not None:
+    if (
+        not isinstance(b, ViTConfig)
+        or weight is None
+        or weight.ndim != 4
+        or b.embed in ("stem", "resnet")
+        or b.stride is not None
+    ):
         return cfg
     side = weight.shape[-1]
     if weight.shape[-2] != side or side == b.patch_size:
@@ -100,7 +110,7 @@ def shapes_of(cfg: ClassifierConfig) -> Shapes:
     """Name in a file -> shape, of every tensor of this network; nothing is allocated."""
     with torch.device("meta"):
         found = Classifier(cfg).state_dict()
-    table = native.to_file({"type": type(cfg).__name__}, found)
+    table = native.to_file(encode(cfg), found)
     return {table[name]: tensor.shape for name, tensor in found.items()}
 
 
@@ -110,5 +120,6 @@ def _width(tensors: Mapping[str, Tensor]) -> int:
 
 
 def _depth(tensors: Mapping[str, Tensor]) -> int:
-    numbers = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
-    return len(numbers)
+    """Blocks, also those of several stages."""
+    blocks = {found[0] for name in tensors if (found := _BLOCK.match(name))}
+    return len(blocks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from . import big_vision, meta, open_clip, timm, transformers
+from . import big_vision, meta, microsoft, open_clip, timm, transformers
 from .table import Rule, Table
 
 OLD, NEW = "", " in memory"  # transformers: the names of its files, and those that version 5 has in memory
@@ -19,6 +19,7 @@ def _transformers() -> dict[str, Sequence[Rule]]:
         out[f"vit bare{tail}"] = transformers.vit("", new)
         out[f"mae{tail}"] = transformers.mae(new)
         out[f"beit{tail}"] = transformers.beit("beit.", new)
+        out[f"swin{tail}"], out[f"swin bare{tail}"] = transformers.swin("swin.", new), transformers.swin("", new)
         for registers in (False, True):
             for gated in (False, True):
                 kind = "dinov2" + " registers" * registers + " gated" * gated
@@ -28,7 +29,9 @@ def _transformers() -> dict[str, Sequence[Rule]]:
             kind = "dinov3" + " gated" * gated + biased
             out[kind] = transformers.dinov3("layer.{i}", gated, biases)
             out[kind + NEW] = transformers.dinov3("model.layer.{i}", gated, biases)
+    out["swinv2"], out["swinv2 bare"] = transformers.swinv2("swinv2."), transformers.swinv2("")
     out["clip"], out["clip bare"] = transformers.clip("vision_model."), transformers.clip("")
+    out["cvt"] = transformers.cvt()
     out["siglip"], out["siglip bare"] = transformers.siglip("vision_model."), transformers.siglip("")
     return out
 
@@ -47,6 +50,11 @@ def _meta() -> dict[str, Sequence[Rule]]:
     return out
 
 
+def _big_vision() -> dict[str, Sequence[Rule]]:
+    hybrids = {"hybrid": big_vision.hybrid(stages=True), "hybrid stem": big_vision.hybrid(stages=False)}
+    return {"vit": big_vision.vit(), **hybrids}
+
+
 LAYOUTS: dict[str, Table] = {
     f"{library}/{kind}": Table(rules)
     for library, kinds in (
@@ -54,7 +62,8 @@ LAYOUTS: dict[str, Table] = {
         ("transformers", _transformers()),
         ("meta", _meta()),
         ("open_clip", {"clip": open_clip.clip(), **{f"timm {k}": open_clip.trunk(r) for k, r in timm.RULES.items()}}),
-        ("big_vision", {"vit": big_vision.vit()}),
+        ("big_vision", _big_vision()),
+        ("microsoft", {"swin": microsoft.swin(), "cvt": microsoft.cvt()}),
     )
     for kind, rules in kinds.items()
 }

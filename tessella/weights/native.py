@@ -1,4 +1,4 @@
-"""Our own layout on disk: the names of timm's VisionTransformer, so that `model.safetensors` loads there strictly.
+"""Our own layout on disk: the names that timm has for such a network, so that `model.safetensors` loads there strictly.
 
 In memory a classifier keeps its backbone, its pool and its heads apart; on disk all lie in one flat list of names.
 """
@@ -20,16 +20,30 @@ PAIRS: list[Pair] = [
     ("backbone.{*rest}", "{*rest}"),
 ]
 
-_TABLES = {"ClassifierConfig": Table(PAIRS)}  # by the kind of architecture; other networks keep their names
+SWIN: list[Pair] = [("head.{*rest}", "head.fc.{*rest}"), *PAIRS]
+
+_CLASSIFIER, _OF_SWIN = Table(PAIRS), Table(SWIN)
 
 
 def to_file(architecture: dict[str, Any], names: Iterable[str]) -> dict[str, str]:
     """Name in memory -> name in `model.safetensors`."""
-    table = _TABLES.get(architecture["type"])
+    table = _table(architecture)
     return table.there(names) if table is not None else {name: name for name in names}
 
 
 def from_file(architecture: dict[str, Any], names: Iterable[str]) -> dict[str, str]:
     """Name in `model.safetensors` -> name in memory."""
-    table = _TABLES.get(architecture["type"])
+    table = _table(architecture)
     return table.back(names) if table is not None else {name: name for name in names}
+
+
+def head_of(architecture: dict[str, Any]) -> str:
+    """What the head's weight is called in `model.safetensors`."""
+    return "head.fc.weight" if _table(architecture) is _OF_SWIN else "head.weight"
+
+
+def _table(architecture: dict[str, Any]) -> Table | None:
+    """By the kind of architecture; networks that are no classifiers keep their names."""
+    if architecture["type"] != "ClassifierConfig":
+        return None
+    return _OF_SWIN if architecture.get("backbone", {}).get("type") == "SwinConfig" else _CLASSIFIER

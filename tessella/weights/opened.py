@@ -13,7 +13,7 @@ from ..card import Card, Head, Preprocess
 from ..config import decode, encode
 from ..config import nearest as nearest_name
 from ..errors import BadInput
-from ..models.architecture import ClassifierConfig, ViTConfig
+from ..models.architecture import Backbone, ClassifierConfig
 from ..models.presets import PRESETS, classifier
 from . import described, hub, labels, lora, native
 from .catalog import CATALOG, COUNTS, Entry
@@ -42,8 +42,8 @@ class Weights:
     @property
     def network(self) -> Network:
         """As a classifier: a backbone that was trained without labels is one without a head."""
-        cfg = decode(ClassifierConfig | ViTConfig, self.card.architecture, f"{self.place}: architecture")
-        if isinstance(cfg, ViTConfig):
+        cfg = decode(ClassifierConfig | Backbone, self.card.architecture, f"{self.place}: architecture")
+        if not isinstance(cfg, ClassifierConfig):
             cfg = classifier(cfg, 0)
         named = self.card.provenance.get("labels", not self.bare)
         return Network(cfg, self.card.heads if named else ())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import NamedTuple
@@ -16,15 +16,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..config import encode
 from ..errors import BadInput
-from ..models.architecture import ClassifierConfig
+from ..models.architecture import Backbone, ClassifierConfig, ViTConfig
+from ..models.staged import CvTConfig, SwinConfig
+from . import native
 from .catalog import CATALOG
 from .guess import Shapes, shapes_of
 from .layouts import LAYOUTS
 
 WRAPPED = ("module.", "_orig_mod.", "model.", "backbone.", "encoder.", "teacher.", "student.", "visual.", "net.")
 FREE = ("head.", "head_dist.", "pos_embed")  # differ with classes and picture size
-_NUMBER = re.compile(r"(?:^|\.)(?:blocks|layers?|resblocks|encoderblock)[._](\d+)\.")
+_NUMBER = re.compile(r"(?:^|(?<=\.))(?:(?:blocks|layers?|stages|resblocks|encoderblock)[._]|stage)(\d+)(?=\.)")
+_BEFORE = "patch_embed.backbone."  # of a hybrid: stages and blocks of its own
 _SHOWN = 5
 
 
@@ -54,21 +58,37 @@ def recognise(tensors: Mapping[str, Tensor], name: str | None = None) -> list[Ma
     """All networks of the catalogue, or the one of this name, that these tensors are, in whichever layout."""
     out = []
     for reading in _readings(tensors, name):
-        found = sized(CATALOG[reading.name].architecture, reading.tensors)
+        cfg = CATALOG[reading.name].architecture
+        if _first_block(cfg.backbone) not in reading.tensors:  # else a network is built to ask for its shapes
+            continue
+        found = sized(cfg, reading.tensors)
         if _difference(reading.tensors, found) == ((), (), ()):
             out.append(Match(reading.name, reading.layout, reading.prefix, found))
     whole = [match for match in out if match.architecture.classes == CATALOG[match.name].architecture.classes]
     return whole or out  # a head of other classes is somebody's who went on from there
 
 
+def _first_block(backbone: Backbone) -> str:
+    match backbone:
+        case ViTConfig():
+            return "blocks.0.norm1.weight"
+        case SwinConfig():
+            return "layers.0.blocks.0.norm1.weight"
+        case CvTConfig():
+            return "stage0.blocks.0.norm1.weight"
+
+
 def sized(cfg: ClassifierConfig, read: Mapping[str, Tensor]) -> ClassifierConfig:
     """With the channels, the picture size and the classes of these tensors; of pictures that are not square, and not of
     the configured size, a table of places does not tell the sides."""
-    b, head = cfg.backbone, read.get("head.weight")
-    weight, places = read.get("patch_embed.proj.weight"), read.get("pos_embed")
+    b, head = cfg.backbone, read.get(native.head_of(encode(cfg)))
+    weight, places = read.get(b.first_weight), read.get("pos_embed")
+    classes = head.shape[0] if head is not None and head.ndim == 2 else 0
     tables = [tensor.shape[0] for name, tensor in read.items() if name.endswith("relative_position_bias_table")]
     if weight is not None and weight.ndim == 4:
         b = replace(b, channels=weight.shape[1])
+    if not isinstance(b, ViTConfig):
+        return replace(cfg, backbone=b, classes=classes)
     side, (rows, columns) = 0, b.grid
     if places is not None and places.ndim == 3:
         count = places.shape[1] - (b.prefix if b.prefix_position else 0)
@@ -77,7 +97,7 @@ def sized(cfg: ClassifierConfig, read: Mapping[str, Tensor]) -> ClassifierConfig
         side = (math.isqrt(max(0, tables[0] - 3)) + 1) // 2
     if side:
         b = replace(b, image_size=b.patch_size + (side - 1) * b.step)
-    return replace(cfg, backbone=b, classes=head.shape[0] if head is not None and head.ndim == 2 else 0)
+    return replace(cfg, backbone=b, classes=classes)
 
 
 def nearest(tensors: Mapping[str, Tensor], name: str | None = None) -> Near | None:
@@ -102,21 +122,30 @@ class _Reading(NamedTuple):
 def _readings(tensors: Mapping[str, Tensor], name: str | None) -> Iterator[_Reading]:
     """As each network that has as many blocks and is as wide, in each of its layouts, if a rule knows every name."""
     shapes = {n: torch.empty_like(tensor, device="meta") for n, tensor in tensors.items()}
-    depth = len({found[1] for n in shapes if (found := _NUMBER.search(n))})
+    depth = _depth(shapes)
     widths = {tensor.shape[0] for tensor in shapes.values() if tensor.ndim == 1}
     likely = {n: e for n, e in CATALOG.items() if e.architecture.backbone.depth == depth} if name is None else {}
     known_reads: dict[tuple[str, str, int], dict[str, Tensor] | None] = {}  # moves ask for nothing but the heads' size
     for known, entry in (likely if name is None else {name: CATALOG[name]}).items():
         if name is None and entry.architecture.backbone.width not in widths:
             continue
+        b = entry.architecture.backbone
+        heads = b.size_of_head if isinstance(b, ViTConfig) else 0
         for prefix, inside in _unwrapped(shapes):
             for layout in entry.layouts:
-                key = layout, prefix, entry.architecture.backbone.size_of_head
+                key = layout, prefix, heads
                 if key not in known_reads:
                     known_reads[key] = _read(inside, layout, entry.architecture)
                 read = known_reads[key]
                 if read is not None:
                     yield _Reading(known, layout, prefix, read)
+
+
+def _depth(names: Iterable[str]) -> int:
+    """How many blocks: of several stages they have two numbers, and what merges between the stages has one."""
+    numbers = {tuple(_NUMBER.findall(name)) for name in names if _BEFORE not in name}
+    most = max(map(len, numbers), default=0)
+    return sum(len(found) == most for found in numbers) if most else 0
 
 
 def _read(tensors: dict[str, Tensor], layout: str, architecture: ClassifierConfig) -> dict[str, Tensor] | None:

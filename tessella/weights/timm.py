@@ -1,4 +1,4 @@
-"""The layouts of timm's files. Its VisionTransformer is ours, name for name; Eva and Beit differ.
+"""The layouts of timm's files. Its VisionTransformer and its Swins are ours, name for name; Eva and Beit differ.
 
 Eva turns neighbouring features, ours turn features half a head apart (PE-Core moreover those of the columns first); it
 has no bias of keys, and scales its branches by gamma_1 and gamma_2. Left is our side, as it stands in our files.
@@ -21,6 +21,7 @@ _GATED = [
 _APART = tuple(f"{_A}.{part}_proj.weight" for part in "qkv")
 _BIASES = (f"{_A}.q_bias", f"{_A}.v_bias")
 
+SWIN_SIZES = ("attn_mask", "attn.relative_position_index", "attn.relative_coords_table", "attn.k_bias")
 _PROJECTION = Joint(("projection.weight",), ("head.weight", "head.bias"), UNBIASED)
 
 RULES: dict[str, list[Rule]] = {
@@ -48,6 +49,8 @@ RULES: dict[str, list[Rule]] = {
         Joint((f"{_QKV}.bias",), (f"{_A}.q_proj.bias", f"{_A}.v_proj.bias"), turned(QUERIES_VALUES)),
         *_GATED, *_SCALES, *_SAME,
     ],
+    # v1 and v2; what follows from sizes is left out
+    "swin": [*(Left(f"layers.{{s}}.blocks.{{i}}.{name}") for name in SWIN_SIZES), *_SAME],
     "pe": [
         _PROJECTION,
         Joint((f"{_QKV}.weight",), (f"{_QKV}.weight",), turned(SAME, columns_first=True)),

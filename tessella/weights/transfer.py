@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ..card import Head
 from ..errors import BadInput
-from ..models.architecture import ClassifierConfig, ViTConfig
+from ..models.architecture import Backbone, ClassifierConfig, ViTConfig
 from ..models.classifier import Classifier
 from ..models.position import related, resample
+from ..models.staged import SwinConfig
 
 Tensors = dict[str, Tensor]
 FREE = {"image_size", "channels", "drop_path", "remat", "indivisible"} | {
@@ -85,7 +86,10 @@ def transfer(tensors: Mapping[str, Tensor], source: Network, target: Network) ->
 
 def difference(source: ClassifierConfig, target: ClassifierConfig, free: Collection[str] = FREE) -> str | None:
     """The first setting in which two backbones differ that cannot share their weights, or would compute otherwise."""
-    for field in fields(ViTConfig):
+    if type(source.backbone) is not type(target.backbone):
+        want, have = (type(cfg.backbone).__name__.removesuffix("Config") for cfg in (target, source))
+        return f"model.backbone is a {want}, but the weights are of a {have}"
+    for field in fields(source.backbone):
         have, want = getattr(source.backbone, field.name), getattr(target.backbone, field.name)
         if field.name in free or have == want or (field.name == "embed" and {have, want} == ALIKE):
             continue
@@ -98,7 +102,13 @@ def difference(source: ClassifierConfig, target: ClassifierConfig, free: Collect
 def _patches_free(source: ClassifierConfig, target: ClassifierConfig) -> set[str]:
     """The size of patches may change where one matrix sees the whole of a patch, and no other patch does."""
     both = (source.backbone, target.backbone)
-    return {"patch_size"} if all(b.embed in ALIKE and b.stride is None for b in both) else set()
+    plain = all(isinstance(b, ViTConfig) and b.embed in ALIKE and b.stride is None for b in both)
+    return {"patch_size"} if plain else set()
+
+
+def _side(backbone: Backbone) -> int:
+    """Of a patch, pixels; 0 where patches cannot be of another size."""
+    return backbone.patch_size if isinstance(backbone, ViTConfig) and backbone.embed in ALIKE else 0
 
 
 def _refuse_incomplete(tensors: Mapping[str, Tensor], config: ClassifierConfig) -> None:
@@ -124,8 +134,7 @@ def _refuse_incomplete(tensors: Mapping[str, Tensor], config: ClassifierConfig) 
         if found
     ]
     if faults:
-        b = config.backbone
-        looked = f"width {b.width}, depth {b.depth}, patches of {b.patch_size}"
+        looked = config.backbone.looks
         raise BadInput(f"these are no weights of such a network ({looked}): tensors {'; '.join(faults)}")
 
 
@@ -137,22 +146,30 @@ def _shapes(config: ClassifierConfig) -> dict[str, torch.Size]:
         return {name: tensor.shape for name, tensor in Classifier(config).state_dict().items()}
 
 
-def _fitted(name: str, tensor: Tensor, source: ViTConfig, target: ViTConfig) -> Tensor:
-    if name == "backbone.pos_embed" and source.grid != target.grid:
-        return positions(tensor, source, target.grid)
-    if name.endswith(RELATIVE) and source.grid != target.grid:
-        return related(*target.grid, tensor.device).resized(tensor, source.grid)
-    if name == first_layer(source):
-        if source.patch_size != target.patch_size:
+def _fitted(name: str, tensor: Tensor, source: Backbone, target: Backbone) -> Tensor:
+    if name == f"backbone.{source.first_weight}":
+        if isinstance(target, ViTConfig) and _side(source) != _side(target):
             tensor = patches(tensor, target.patch_size)
-        if source.channels != target.channels:
-            tensor = channels(tensor, target.channels)
+        return channels(tensor, target.channels) if source.channels != target.channels else tensor
+    if isinstance(source, ViTConfig) and isinstance(target, ViTConfig) and source.grid != target.grid:
+        if name == "backbone.pos_embed":
+            return positions(tensor, source, target.grid)
+        if name.endswith(RELATIVE):
+            return related(*target.grid, tensor.device).resized(tensor, source.grid)
+    if isinstance(source, SwinConfig) and isinstance(target, SwinConfig) and name.endswith(RELATIVE):
+        return offsets(tensor, *(cfg.tile(_stage(name)) for cfg in (source, target)))
     return tensor
 
 
-def first_layer(config: ViTConfig) -> str:
-    """The only weight that sees the channels of a picture."""
-    return "backbone.patch_embed." + ("stem.0.conv.weight" if config.embed == "stem" else "proj.weight")
+def _stage(name: str) -> int:
+    return int(name.removeprefix("backbone.layers.").partition(".")[0])
+
+
+def offsets(table: Tensor, before: tuple[int, int], after: tuple[int, int]) -> Tensor:
+    """(R, A) of windows of a Swin, for windows that have become smaller or larger: those keep their size, save where a
+    map of smaller pictures has no room for them."""
+    rows, columns, down, across = (2 * n - 1 for n in (*before, *after))
+    return resample(table.view(rows, columns, -1), down, across).flatten(0, 1)
 
 
 def positions(table: Tensor, source: ViTConfig, grid: tuple[int, int]) -> Tensor:
@@ -165,7 +182,8 @@ def positions(table: Tensor, source: ViTConfig, grid: tuple[int, int]) -> Tensor
 
 def channels(weight: Tensor, wanted: int) -> Tensor:
     """(D, C, p, p) for another number of channels. One: the sum, so that a grey picture gives what it gave as colour.
-    More: repeated in turn, and scaled so that channels which are alike add up to what they did."""
+    More: repeated in turn, and scaled so that channels which are alike add up to what they did. Where filters are
+    standardised (hybrids), the sums are scaled anew, each by its own factor, and grey gives only about what it gave."""
     have = weight.shape[1]
     if wanted == 1:
         return weight.sum(dim=1, keepdim=True)
@@ -249,12 +267,14 @@ def _shown(name: str) -> str:
     return name.removeprefix("backbone.").removeprefix("pool.")
 
 
-def _change(name: str, source: ViTConfig, target: ViTConfig) -> str:
+def _change(name: str, source: Backbone, target: Backbone) -> str:
     if name == "backbone.pos_embed" or name.endswith(RELATIVE):
-        before, after = ("x".join(map(str, cfg.grid)) for cfg in (source, target))
+        sides = [cfg.grid for cfg in (source, target) if isinstance(cfg, ViTConfig)]
+        sides += [cfg.tile(_stage(name)) for cfg in (source, target) if isinstance(cfg, SwinConfig)]
+        before, after = ("x".join(map(str, each)) for each in sides)
         what = "relative positions" if name.endswith(RELATIVE) else "positions"
         return f"{what} {before} to {after}"
-    sides, colours = (source.patch_size, target.patch_size), (source.channels, target.channels)
+    sides, colours = (_side(source), _side(target)), (source.channels, target.channels)
     told = [f"{a} to {b} {unit}" for (a, b), unit in ((sides, "px"), (colours, "channels")) if a != b]
     return f"patches {', '.join(told)}"
 

@@ -144,6 +144,63 @@ def dinov3(layer: str, gated: bool, biases: str) -> list[Rule]:
     ]
 
 
+def swin(at: str, new: bool) -> list[Rule]:
+    """They merge at the end of a stage, we at the beginning of the next."""
+    ours, theirs = "layers.{s}.blocks.{i}", f"{at}encoder.layers.{{s}}.blocks.{{i}}"
+    inner = f"{theirs}.attention" if new else f"{theirs}.attention.self"
+    place = f"{inner}.relative_position_bias" if new else inner
+    parts = tuple(f"{inner}.{name}.{{kind}}" for name in (NEW if new else OLD))
+    return [
+        *_swin_ends(at),
+        Left(f"{place}.relative_position_index"),
+        (f"{ours}.attn.relative_position_bias_table", f"{place}.relative_position_bias_table"),
+        Joint((f"{ours}.attn.qkv.{{kind}}",), parts, rows(3)),
+        _pairs(f"{ours}.attn.proj", f"{theirs}.attention.{'o_proj' if new else 'output.dense'}"),
+        *_swin_blocks(ours, theirs, new),
+    ]
+
+
+def swinv2(at: str) -> list[Rule]:
+    """The same names in files and in memory."""
+    ours, theirs = "layers.{s}.blocks.{i}", f"{at}encoder.layers.{{s}}.blocks.{{i}}"
+    inner = f"{theirs}.attention.self"
+    return [
+        *_swin_ends(at),
+        Left(f"{inner}.relative_position_index"),
+        Left(f"{inner}.relative_coords_table"),
+        Joint((f"{ours}.attn.qkv.weight",), tuple(f"{inner}.{name}.weight" for name in OLD), rows(3)),
+        (f"{ours}.attn.q_bias", f"{inner}.query.bias"),
+        (f"{ours}.attn.v_bias", f"{inner}.value.bias"),
+        (f"{ours}.attn.logit_scale", f"{inner}.logit_scale"),
+        (f"{ours}.attn.cpb_mlp.{{*layer}}", f"{inner}.continuous_position_bias_mlp.{{*layer}}"),
+        _pairs(f"{ours}.attn.proj", f"{theirs}.attention.output.dense"),
+        *_swin_blocks(ours, theirs, new=False),
+    ]
+
+
+def _swin_blocks(ours: str, theirs: str, new: bool) -> list[Rule]:
+    return [
+        _pairs(f"{ours}.norm1", f"{theirs}.layernorm_before"),
+        _pairs(f"{ours}.norm2", f"{theirs}.layernorm_after"),
+        _pairs(f"{ours}.mlp.fc1", f"{theirs}.mlp.fc1" if new else f"{theirs}.intermediate.dense"),
+        _pairs(f"{ours}.mlp.fc2", f"{theirs}.mlp.fc2" if new else f"{theirs}.output.dense"),
+    ]
+
+
+def _swin_ends(at: str) -> list[Rule]:
+    merging: list[Rule] = [
+        (f"layers.{i + 1}.downsample.{{*rest}}", f"{at}encoder.layers.{i}.downsample.{{*rest}}") for i in range(3)
+    ]
+    return [
+        _pairs("patch_embed.proj", f"{at}embeddings.patch_embeddings.projection"),
+        _pairs("patch_embed.norm", f"{at}embeddings.norm"),
+        Left(f"{at}embeddings.mask_token"),
+        *merging,
+        _pairs("norm", f"{at}layernorm"),
+        _pairs("head.fc", "classifier"),
+    ]
+
+
 def clip(at: str) -> list[Rule]:
     """The image side of CLIP; `at`: "vision_model." in files. What is of the text is left out."""
     layer = f"{at}encoder.layers.{{i}}"
@@ -194,4 +251,32 @@ def siglip(at: str) -> list[Rule]:
         Left("text_model.{*rest}"),
         Left("logit_scale"),
         Left("logit_bias"),
+    ]
+
+
+def cvt() -> list[Rule]:
+    """The same names in files and in memory. How many batches the statistics are of is left out: they stay."""
+    ours, theirs = "stage{s}.blocks.{i}", "cvt.encoder.stages.{s}.layers.{i}"
+    inner, embedding = f"{theirs}.attention.attention", "cvt.encoder.stages.{s}.embedding.convolution_embeddings"
+    looks: list[Rule] = []
+    for short, long in (("q", "query"), ("k", "key"), ("v", "value")):
+        look = f"{inner}.convolution_projection_{long}.convolution_projection"
+        looks += [
+            Left(f"{look}.normalization.num_batches_tracked"),
+            _pairs(f"{ours}.attn.conv_proj_{short}.conv", f"{look}.convolution"),
+            _pairs(f"{ours}.attn.conv_proj_{short}.bn", f"{look}.normalization"),
+            _pairs(f"{ours}.attn.proj_{short}", f"{inner}.projection_{long}"),
+        ]
+    return [
+        ("stage{s}.cls_token", "cvt.encoder.stages.{s}.cls_token"),
+        _pairs("stage{s}.patch_embed.proj", f"{embedding}.projection"),
+        _pairs("stage{s}.patch_embed.norm", f"{embedding}.normalization"),
+        *looks,
+        _pairs(f"{ours}.attn.proj", f"{theirs}.attention.output.dense"),
+        _pairs(f"{ours}.norm1", f"{theirs}.layernorm_before"),
+        _pairs(f"{ours}.norm2", f"{theirs}.layernorm_after"),
+        _pairs(f"{ours}.mlp.fc1", f"{theirs}.intermediate.dense"),
+        _pairs(f"{ours}.mlp.fc2", f"{theirs}.output.dense"),
+        _pairs("norm", "layernorm"),
+        *_heads(),
     ]

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tessella.config import TAG, encode
 from tessella.errors import BadInput
-from tessella.models.architecture import ClassifierConfig, PoolConfig, RotaryConfig, ViTConfig
+from tessella.models.architecture import ClassifierConfig, PoolConfig, ResNetConfig, RotaryConfig, ViTConfig
 from tessella.models.build import network
 from tessella.models.classifier import Classifier
 from tessella.models.presets import PRESETS, classifier, describe, preset
@@ -33,6 +33,8 @@ OPTIONS: list[tuple[dict[str, Any], PoolConfig]] = [
     ({"distill_token": True, "mlp": "swiglu"}, PoolConfig(kind="attention", norm=True)),
     ({"embed": "stem", "stem_convs": 3, "norm": "rms", "qk_norm": True, "layer_scale": 0.1}, PoolConfig(kind="mean")),
     ({"embed": "stem", "stem_convs": (2, 1, 3)}, PoolConfig()),
+    ({"embed": "resnet", "resnet": ResNetConfig(layers=(2, 1), width=32)}, PoolConfig()),
+    ({"embed": "resnet", "resnet": ResNetConfig(layers=(), width=32), "channels": 5}, PoolConfig()),
     (
         {"stride": 4, "head_size": 12, "position": "none", "rotary": RotaryConfig(), "qkv_bias": False},
         PoolConfig(norm=True),
@@ -149,7 +151,7 @@ def test_network_from_a_card() -> None:
     empty.load_state_dict(net.state_dict())
     images = torch.randn(2, 3, 16, 16)
     assert torch.equal(net.eval()(images), empty.eval()(images))
-    with pytest.raises(BadInput, match=r"choose one of ClassifierConfig, ViTConfig"):
+    with pytest.raises(BadInput, match=r"choose one of ClassifierConfig, CvTConfig, SwinConfig, ViTConfig"):
         network({TAG: "Swin"})
     plain = encode(cfg)
     plain["backbone"]["widht"] = 3

@@ -39,7 +39,8 @@ def test_each_preset_is_known_by_its_shapes(name: str) -> None:
         ("deit3_small_patch16_224", {}, ["vit_s16"]),
         ("vit_base_patch16_clip_224", {}, []),  # nothing says which activation
         ("vit_small_patch14_dinov2", {}, []),
-        ("swin_tiny_patch4_window7_224", {}, []),
+        ("swin_tiny_patch4_window7_224", {"in_chans": 5}, ["swin_t"]),
+        ("swinv2_tiny_window8_256", {}, []),
     ],
 )
 def test_timms_models(model: str, options: dict[str, object], expected: list[str]) -> None:
