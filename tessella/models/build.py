@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from ..config import decode
-from .architecture import ClassifierConfig, ViTConfig
+from .architecture import ClassifierConfig, MAEConfig, ViTConfig
 from .classifier import Classifier
+from .mae import MaskedAutoencoder
 from .vit import ViT
 
-Architecture = ClassifierConfig | ViTConfig
+Architecture = ClassifierConfig | ViTConfig | MAEConfig
 
 
 def network(architecture: dict[str, Any], *, empty: bool = False) -> nn.Module:
@@ -31,9 +32,11 @@ def network(architecture: dict[str, Any], *, empty: bool = False) -> nn.Module:
     return net
 
 
-def _build(cfg: Architecture) -> Classifier | ViT:
+def _build(cfg: Architecture) -> Classifier | ViT | MaskedAutoencoder:
     match cfg:
         case ClassifierConfig():
             return Classifier(cfg)
         case ViTConfig():
             return ViT(cfg)
+        case MAEConfig():
+            return MaskedAutoencoder(cfg)

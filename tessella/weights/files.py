@@ -41,6 +41,7 @@ def read_tensors(path: Path | str, note: Callable[[str], None] = _print) -> dict
     kinds = f"give a {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]} file, or the {INDEX} of several"
     if not path.is_file():
         raise BadInput(f"{path} is not a file; {kinds}")
+    refuse_distributed(path)
     if path.name.endswith(INDEX):
         return _several(path, note)
     match path.suffix:
@@ -51,6 +52,15 @@ def read_tensors(path: Path | str, note: Callable[[str], None] = _print) -> dict
         case ".pth" | ".pt" | ".bin":
             return _pick(path, _unpickled(path), note)
     raise BadInput(f"{path} is not a weights file by its name; {kinds}")
+
+
+def refuse_distributed(path: Path) -> None:
+    """What torch.distributed.checkpoint leaves: its list of parts is a pickle, and its parts are nothing without it."""
+    folder = path if path.is_dir() else path.parent
+    if path.suffix == ".distcp" or path.name == ".metadata" or (path.is_dir() and (path / ".metadata").is_file()):
+        what = f"{path} is of a checkpoint of torch.distributed (DCP), whose list of parts may run code: not opened"
+        cure = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} weights.pth"
+        raise BadInput(f"{what}; where you trust it: {cure}")
 
 
 def _several(index: Path, note: Callable[[str], None]) -> dict[str, Tensor]:

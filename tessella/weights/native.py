@@ -20,7 +20,18 @@ PAIRS: list[Pair] = [
     ("backbone.{*rest}", "{*rest}"),
 ]
 
-_TABLES = {"ClassifierConfig": Table(PAIRS)}  # by the kind of architecture; other networks keep their names
+AUTOENCODER: list[Pair] = [
+    *((f"{part}.{{*rest}}", f"{part}.{{*rest}}") for part in ("decoder_embed", "decoder_blocks", "decoder_norm")),
+    ("decoder_pred.{*rest}", "decoder_pred.{*rest}"),
+    ("decoder_pos_embed", "decoder_pos_embed"),
+    ("mask_token", "mask_token"),
+    ("backbone.{*rest}", "{*rest}"),
+]
+
+_TABLES = {
+    "ClassifierConfig": Table(PAIRS),
+    "MAEConfig": Table(AUTOENCODER),
+}  # by the kind of architecture; other networks keep their names
 
 
 def to_file(architecture: dict[str, Any], names: Iterable[str]) -> dict[str, str]:

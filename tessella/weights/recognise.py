@@ -109,7 +109,7 @@ def _readings(tensors: Mapping[str, Tensor], name: str | None) -> Iterator[_Read
     for known, entry in (likely if name is None else {name: CATALOG[name]}).items():
         if name is None and entry.architecture.backbone.width not in widths:
             continue
-        for prefix, inside in _unwrapped(shapes):
+        for prefix, inside in unwrapped(shapes):
             for layout in entry.layouts:
                 key = layout, prefix, entry.architecture.backbone.size_of_head
                 if key not in known_reads:
@@ -128,7 +128,7 @@ def _read(tensors: dict[str, Tensor], layout: str, architecture: ClassifierConfi
         return None
 
 
-def _unwrapped(tensors: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+def unwrapped(tensors: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """The names as they are, and without what stands before all of them."""
     prefix, inside = "", tensors
     while True:
