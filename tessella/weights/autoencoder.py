@@ -11,12 +11,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ..config import encode, read_plain
+from ..config import encode
 from ..errors import BadInput
 from ..models.architecture import MAEConfig
 from . import hub, native
 from .catalog import CATALOG
-from .files import read_tensors
+from .files import read_tensors, settings
 from .foreign import transformers
 from .foreign.beside import CONFIG
 from .layouts import LAYOUTS, NEW
@@ -78,7 +78,7 @@ def _config(read: dict[str, Tensor], tensors: dict[str, Tensor], config: Path | 
     if embed is None or embed.ndim != 2 or first is None or first.ndim != 2:
         raise BadInput(f"{path} lacks decoder_embed.weight or decoder_blocks.0.mlp.fc1.weight; get it again")
     depth = len({name.split(".")[1] for name in read if name.startswith("decoder_blocks.")})
-    plain: dict[str, Any] = {} if config is None else read_plain(config)
+    plain: dict[str, Any] = {} if config is None else settings(config)
     if config is None:
         match = next(iter(recognise(tensors)), None)
         if match is None:

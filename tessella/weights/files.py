@@ -28,6 +28,7 @@ WRAPPERS = (*AVERAGES, "model", "state_dict", "model_state_dict", "module", "net
 # keys under which training scripts put the weights
 SWELLS = 4  # times its size that a compressed file may need, beside SMALL: weights hardly compress
 SMALL = 128 << 20  # bytes
+SETTINGS = 8 << 20  # bytes: the names of ImageNet's 21,843 classes, twice, are a quarter of it
 _SHOWN = 5  # names in an error
 
 
@@ -63,9 +64,20 @@ def refuse_distributed(path: Path) -> None:
         raise BadInput(f"{what}; where you trust it: {cure}")
 
 
+def settings(path: Path) -> dict[str, Any]:
+    """A small JSON file beside weights, which may be anybody's."""
+    if path.stat().st_size > SETTINGS:
+        what = f"{path} has {path.stat().st_size:,} bytes, and of settings {SETTINGS:,} are enough"
+        raise BadInput(f"{what}; get it again, or give the weights file itself, with --like NAME")
+    try:
+        return read_plain(path)
+    except RecursionError:
+        raise BadInput(f"{path} is nested too deeply; get it again") from None
+
+
 def _several(index: Path, note: Callable[[str], None]) -> dict[str, Tensor]:
     """All files that the index names, which hold what it says and nothing else."""
-    where = read_plain(index).get("weight_map")
+    where = settings(index).get("weight_map")
     if not isinstance(where, dict) or not where or not all(isinstance(file, str) for file in where.values()):
         raise BadInput(f"{index} has no weight_map of names and files; get the index again")
     out: dict[str, Tensor] = {}

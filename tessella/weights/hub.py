@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import durable
-from ..config import read_plain
 from ..errors import BadInput
-from .files import INDEX
+from .files import INDEX, settings
 
 FILES = (
     "model.safetensors", f"model.safetensors{INDEX}", "open_clip_model.safetensors", "pytorch_model.bin",
@@ -45,7 +44,7 @@ def fetch(id: str, files: Sequence[str] = FILES) -> Path:
             if path is None:
                 continue
             if file.endswith(INDEX):
-                where = read_plain(path).get("weight_map", {})
+                where = settings(path).get("weight_map", {})
                 for part in sorted(set(where.values())) if isinstance(where, dict) else ():
                     if (_cached(id, str(part)) or _file(id, str(part))) is None:
                         raise BadInput(f"{id} lacks {part}, which its {file} names; tell its owner, or take another")

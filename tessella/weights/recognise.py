@@ -101,7 +101,7 @@ class _Reading(NamedTuple):
 
 def _readings(tensors: Mapping[str, Tensor], name: str | None) -> Iterator[_Reading]:
     """As each network that has as many blocks and is as wide, in each of its layouts, if a rule knows every name."""
-    shapes = {n: torch.empty_like(tensor, device="meta") for n, tensor in tensors.items()}
+    shapes = {n: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for n, tensor in tensors.items()}
     depth = len({found[1] for n in shapes if (found := _NUMBER.search(n))})
     widths = {tensor.shape[0] for tensor in shapes.values() if tensor.ndim == 1}
     likely = {n: e for n, e in CATALOG.items() if e.architecture.backbone.depth == depth} if name is None else {}

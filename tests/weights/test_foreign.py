@@ -208,6 +208,16 @@ def test_what_is_not_known_is_refused_by_name(changes: dict[str, Any], says: str
     assert "\n" not in str(caught.value) and "config.json" in str(caught.value)
 
 
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
+def test_settings_that_mean_harm(file: str, tmp_path: Path) -> None:
+    saved("ViTForImageClassification", tmp_path)
+    for text, says in (("[" * 100_000, "nested too deeply|not valid JSON"), ("{}" + " " * (9 << 20), "are enough"),
+                       ("[1]", "holds no table"), ("{", "not valid JSON")):  # fmt: skip
+        (tmp_path / file).write_text(text)
+        with pytest.raises(BadInput, match=says):
+            open_weights(tmp_path)
+
+
 def test_names_of_classes(tmp_path: Path) -> None:
     """Two of one name get their numbers; names that only count are none."""
     saved("ViTForImageClassification", tmp_path)

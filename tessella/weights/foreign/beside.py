@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...config import read_plain
 from ...errors import BadInput
+from ..files import settings
 from . import open_clip, timm, transformers
 from .told import Told
 
@@ -26,7 +26,7 @@ def told_beside(weights: str, find: Find) -> Told | None:
     if clip is None and config is None:
         clip = find(OPEN_CLIP)
     if clip is not None:
-        out = open_clip.told(read_plain(clip), str(clip))
+        out = open_clip.told(settings(clip), str(clip))
     elif config is not None:
         out = _of_config(config, find)
     else:
@@ -35,7 +35,7 @@ def told_beside(weights: str, find: Find) -> Told | None:
 
 
 def _of_config(path: Path, find: Find) -> Told:
-    plain = read_plain(path)
+    plain = settings(path)
     if isinstance(plain.get("architecture"), str):
         return timm.told(plain, str(path))
     if not isinstance(plain.get("model_type"), str):
@@ -49,7 +49,7 @@ def _processor(find: Find) -> tuple[dict[str, Any], str] | None:
     for name in PROCESSORS:
         found = find(name)
         if found is not None:
-            plain = read_plain(found)
+            plain = settings(found)
             inside = plain.get("image_processor", plain if name == PROCESSORS[0] else None)
             if isinstance(inside, dict):
                 return inside, str(found)
