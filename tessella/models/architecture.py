@@ -59,6 +59,8 @@ class ViTConfig:
         False  # each block adds to its scores what a table says of how two patches lie to each other (BEiT)
     )
     prefix_position: bool = True  # the learned table has rows for the prefix tokens too (timm: not no_embed_class)
+    position_resize: Literal["antialias", "plain"] = "antialias"  # of the table to another grid: as timm, or as
+    # transformers' DINOv2, which filters nothing away
     class_token: bool = True
     distill_token: bool = False  # DeiT's second class token, for the teacher's head
     registers: int = 0  # tokens without place or meaning of their own (Darcet 2023)

@@ -179,6 +179,26 @@ def test_what_the_config_says_decides(name: str, key: str, value: Any, tmp_path:
     assert error(ours(tmp_path, x), before) > VISIBLE
 
 
+@pytest.mark.parametrize("name", ["Dinov2Model", "Dinov2WithRegistersModel"])
+@pytest.mark.parametrize("size", [(40, 40), (16, 24), (56, 40)])
+def test_places_go_to_other_grids_as_there(name: str, size: tuple[int, int], tmp_path: Path) -> None:
+    """With registers they are filtered, without they are not; the mutation is the other way."""
+    net = saved(name, tmp_path)
+    x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1))
+    found = open_weights(tmp_path)
+    for way in ("right", "wrong"):
+        told = found.card.architecture
+        if way == "wrong":
+            other = {"plain": "antialias", "antialias": "plain"}[told["backbone"]["position_resize"]]
+            told = told | {"backbone": told["backbone"] | {"position_resize": other}}
+        mine = network(told, empty=True).eval()
+        load_into(mine, found.tensors)
+        with torch.no_grad():
+            tokens = mine.tokens(x).together()  # type: ignore[operator]
+            apart = error(tokens, net(x).last_hidden_state)
+        assert apart <= BAR if way == "right" else apart > VISIBLE
+
+
 def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 

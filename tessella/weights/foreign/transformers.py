@@ -158,6 +158,8 @@ def _dinov2(facts: Facts) -> Told:
     more: dict[str, Any] = {"layer_scale": 1.0, "qkv_bias": facts.flag("qkv_bias", True)}
     if registers:
         more |= {"registers": facts.whole("num_register_tokens", 4), "prefix_position": False}
+    else:
+        more["position_resize"] = "plain"  # with registers it filters
     if gated:  # two thirds, rounded up to a multiple of 8; its gate is always silu
         hidden = (int(hidden * 2 / 3) + 7) // 8 * 8
         more["mlp"] = "swiglu"
