@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -36,6 +36,8 @@ class Preprocess:
     # shortest: cover the size, crop the centre; squash: ignore the aspect; letterbox: fit inside, equal borders;
     # pad: fit inside, borders right and below; native: no resampling, crop or border the centre
     crop: float = 1.0  # share of the side that shortest and squash keep: resize to size / crop, then crop the centre
+    centre: Literal["even", "floor"] = "even"  # where half a pixel of a crop goes: to the even side (torchvision,
+    # timm), or up and left (transformers)
     interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
     fill: tuple[float, ...] | None = None  # borders: one number or one per channel, 0 to 255; None: the mean
     mean: tuple[float, ...]  # per channel, of values in [0, 1]
@@ -197,11 +199,13 @@ def write(folder: Path | str, card: Card) -> None:
     durable.write_file(Path(folder) / NAME, text + "\n")
 
 
-def verify(folder: Path | str, card: Card) -> None:
-    """Every listed file is there and is, byte for byte, the one that was written."""
+def verify(folder: Path | str, card: Card, read: Mapping[str, str] | None = None) -> None:
+    """Every listed file is there and is, byte for byte, the one that was written. `read`: hashes of what was read
+    already, by the names of the files."""
+    read = read or {}
     for name, digest in card.files.items():
         path = Path(folder) / name
         if not path.is_file():
             raise BadInput(f"{path} is missing, and {NAME} lists it; copy the whole model folder again")
-        if durable.sha256_file(path) != digest:
+        if (read[name] if name in read else durable.sha256_file(path)) != digest:
             raise BadInput(f"{path} is damaged (its sha256 is not the one in {NAME}); copy or write it again")

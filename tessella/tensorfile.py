@@ -1,17 +1,22 @@
-"""One safetensors file, written tensor by tensor and hashed on the way: no second copy of all tensors, any tensor name.
+"""One safetensors file, written and read tensor by tensor and hashed on the way: no second copy of all, any name.
 
-Reading is the safetensors library's: memory-mapped, and a file can never run code.
+What a file says of itself is checked by the safetensors library; a file can never run code. Its bytes are then read
+once, each tensor into its own memory: what is mapped instead changes, or dies, with whatever somebody does to the file.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import itertools
 import json
 import math
 import re
 import struct
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
@@ -26,6 +31,8 @@ _CODES = {
     torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8", torch.bool: "BOOL",
     torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.complex64: "C64",
 }  # fmt: skip
+_DTYPES = {code: dtype for dtype, code in _CODES.items()}
+HEADER = 2 << 20  # bytes: fifteen thousand tensors; a larger one is somebody's bomb
 _METADATA = "__metadata__"  # the one name that the format keeps for itself
 
 
@@ -36,10 +43,30 @@ def write(path: Path, tensors: Mapping[str, Tensor], more: Mapping[str, str] | N
 
 def read(path: Path | str) -> dict[str, Tensor]:
     """All tensors, on the CPU; what is not a whole safetensors file is a BadInput."""
+    return _read(path, None)
+
+
+def read_hashed(path: Path | str) -> tuple[dict[str, Tensor], str]:
+    """Also the sha256 of the file, of the very bytes that were read."""
+    digest = hashlib.sha256()
+    return _read(path, digest), digest.hexdigest()
+
+
+def _read(path: Path | str, digest: hashlib._Hash | None) -> dict[str, Tensor]:
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            quoted = (file.metadata() or {}).get("names") == "quoted"
-            return {_plain_name(n) if quoted else n: file.get_tensor(n) for n in file.keys()}
+        _refuse_header(path)
+        with open(path, "rb", buffering=0) as file, _Hashing(digest) as hashing:
+            text = _exactly(file, struct.unpack("<Q", _exactly(file, 8, hashing))[0], hashing)
+            header = json.loads(text)
+            quoted = header.pop(_METADATA, {}).get("names") == "quoted"
+            out, at = {}, 0
+            for name in sorted(header, key=lambda name: header[name]["data_offsets"]):
+                if header[name]["data_offsets"][0] != at:
+                    raise ValueError(f"bytes {at} to {header[name]['data_offsets'][0]} belong to no tensor")
+                at = header[name]["data_offsets"][1]
+                out[_plain_name(name) if quoted else name] = tensor = _empty(header[name])
+                _fill(file, _bytes_of(tensor), hashing)
+            return out
     except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise _damaged(path, error) from None
 
@@ -56,6 +83,62 @@ def metadata(path: Path | str) -> dict[str, str]:
 def _damaged(path: Path | str, error: Exception) -> BadInput:
     reason = " ".join(str(error).split())
     return BadInput(f"{path} is not a whole safetensors file ({reason}); copy or write it again")
+
+
+def _refuse_header(path: Path | str) -> None:
+    """Whatever in it does not agree with itself, or with the length of the file."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > HEADER:
+        raise ValueError(f"its header claims {size:,} bytes, and of weights {HEADER:,} are enough")
+    with safetensors.safe_open(path, framework="pt"):
+        pass
+
+
+class _Hashing:
+    """Hashes in a thread of its own, in order, while more is read; of nothing where no digest is wanted."""
+
+    def __init__(self, digest: hashlib._Hash | None) -> None:
+        self._digest = digest
+        self._pool = None if digest is None else ThreadPoolExecutor(1, thread_name_prefix="hash")
+
+    def __enter__(self) -> _Hashing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def add(self, piece: memoryview) -> None:
+        if self._pool is not None and self._digest is not None:
+            self._pool.submit(self._digest.update, piece)
+
+
+def _exactly(file: io.FileIO, size: int, hashing: _Hashing) -> bytes:
+    held = bytearray(size)
+    _fill(file, memoryview(held), hashing)
+    return bytes(held)
+
+
+def _fill(file: io.FileIO, whole: memoryview, hashing: _Hashing) -> None:
+    for start in range(0, len(whole), durable.CHUNK):
+        piece = left = whole[start : start + durable.CHUNK]
+        while left:  # the kernel may give less than it was asked for
+            got = file.readinto(left)
+            if not got:
+                raise OSError("it ends before its last tensor does")
+            left = left[got:]
+        hashing.add(piece)
+
+
+def _empty(entry: dict[str, Any]) -> Tensor:
+    if entry["dtype"] not in _DTYPES:
+        raise ValueError(f"numbers of type {entry['dtype']} are not known here")
+    return torch.empty(entry["shape"], dtype=_DTYPES[entry["dtype"]])
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")
 
 
 def size_of(tensors: Mapping[str, Tensor]) -> int:

@@ -76,6 +76,28 @@ def test_shards(tmp_path: Path, shared_data: Path) -> None:
     assert result("shards", *words, out=tmp_path)
 
 
+def test_loading(tmp_path: Path) -> None:
+    found = result("loading", "--architecture", "vit_n4", "--side", "32", "--runs", "1", "--threads", "1", out=tmp_path)
+    assert found["bytes"] > 1e6 and found["pass_s"] > 0 and found["read_s"] > 0
+    assert all(run["bytes"] > 0 for run in found["runs"]["model folder"])
+
+
+def test_hostile(tmp_path: Path) -> None:
+    found = result("hostile", "--runs", "1", "--only", "pickle with code", out=tmp_path)["files"]
+    assert len(found) == 3 and all(f["refused"] and not f["ran"] for f in found.values())
+
+
+def test_hostile_sees_a_trap_that_is_sprung(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mutation: a child that unpickles without care leaves its mark, and a file that is taken is no refusal."""
+    hostile = bench("hostile")
+    path = tmp_path / "old.bin"
+    path.write_bytes(hostile.TRAP)
+    careless = "import json, pickle, sys; pickle.load(open(sys.argv[1], 'rb'))\n"
+    careless += "print(json.dumps({'s': 0, 'mb': 0, 'said': ''}))"
+    monkeypatch.setattr(hostile, "CHILD", careless)
+    assert hostile.measured(path, 1)["said"] == "" and (tmp_path / hostile.TOUCHED).exists()
+
+
 def test_matmul(tmp_path: Path) -> None:
     best = result("matmul", "--side", "64", "--seconds", "0.01", "--threads", "1", out=tmp_path)["best_flops"]
     assert best.keys() == {"fp32", "bf16"} and all(1e7 < rate < 1e15 for rate in best.values())

@@ -167,6 +167,8 @@ class ViTConfig:
         False  # each block adds to its scores what a table says of how two patches lie to each other (BEiT)
     )
     prefix_position: bool = True  # the learned table has rows for the prefix tokens too (timm: not no_embed_class)
+    position_resize: Literal["antialias", "plain"] = "antialias"  # of the table to another grid: as timm, or as
+    # transformers' DINOv2, which filters nothing away
     class_token: bool = True
     distill_token: bool = False  # DeiT's second class token, for the teacher's head
     registers: int = 0  # tokens without place or meaning of their own (Darcet 2023)
@@ -366,6 +368,42 @@ class ClassifierConfig:
             heads = self.pool.heads or b.heads
             what = f"attention pooling needs a width divisible by its heads, not {b.width} / {heads}"
             _require(b.width % heads == 0, f"{what}; set model.pool.heads")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MAEConfig:
+    """A masked autoencoder; the defaults are He 2021's decoder."""
+
+    encoder: ViTConfig = field(default_factory=ViTConfig)
+    decoder_width: int = 512  # features per token
+    decoder_depth: int = 8  # blocks
+    decoder_heads: int = 16  # of attention
+    decoder_mlp_ratio: float = 4.0  # features between fc1 and fc2 / width
+
+    def __post_init__(self) -> None:
+        good = self.encoder.stride is None and self.encoder.embed != "stem"
+        _require(good, "a decoder says what patches held that lie side by side: leave encoder.stride and a stem out")
+        _ = self.decoder  # refuses what is no network
+
+    @property
+    def decoder(self) -> ViTConfig:
+        """Its blocks; all else of it is the encoder's."""
+        e = self.encoder
+        return ViTConfig(
+            image_size=e.image_size,
+            patch_size=e.patch_size,
+            channels=e.channels,
+            width=self.decoder_width,
+            depth=self.decoder_depth,
+            heads=self.decoder_heads,
+            mlp_ratio=self.decoder_mlp_ratio,
+            mlp=e.mlp,
+            norm=e.norm,
+            norm_eps=e.norm_eps,
+            qkv_bias=e.qkv_bias,
+            position="sincos",
+            indivisible=e.indivisible,
+        )
 
 
 def _require(good: bool, otherwise: str) -> None:

@@ -37,23 +37,40 @@ def _bicubic_weights(old: int, new: int, double: bool = False) -> npt.NDArray[An
     return np.asarray(weights / weights.sum(1, keepdims=True), dtype=rounded)
 
 
-def resample(table: Tensor, h: int, w: int) -> Tensor:
+@functools.lru_cache(maxsize=256)
+def _plain_weights(old: int, new: int, double: bool = False) -> npt.NDArray[Any]:
+    """(new, old) weights of one axis: the cubic with a = -0.75 over four neighbours, the outermost repeated."""
+    rounded = np.float64 if double else np.float32
+    steps: npt.NDArray[Any] = np.arange(new).astype(rounded)  # ATen counts in the table's precision
+    at = (rounded(old / new) * (steps + rounded(0.5)) - rounded(0.5)).astype(np.float64)
+    first = np.floor(at)
+    weights = np.zeros((new, old))
+    for step in (-1, 0, 1, 2):
+        t = np.abs(at - first - step)
+        near, far = (1.25 * t - 2.25) * t * t + 1, ((-0.75 * t + 3.75) * t - 6) * t + 3
+        np.add.at(weights, (np.arange(new), np.clip(first + step, 0, old - 1).astype(int)), np.where(t <= 1, near, far))
+    return np.asarray(weights, dtype=rounded)
+
+
+def resample(table: Tensor, h: int, w: int, plain: bool = False) -> Tensor:
     """A (rows, columns, D) table on an (h, w) grid: (h, w, D).
 
     Equal to `F.interpolate(mode="bicubic", antialias=True)`, but two matrix products: its backward is deterministic and
-    it exports as it is. In 32 bits at least, also under autocast.
+    it exports as it is. In 32 bits at least, also under autocast. `plain`: as without antialias, which also overshoots
+    more.
     """
     rows, columns = table.shape[:2]
     if (rows, columns) == (h, w):
         return table
     device, double = table.device, table.dtype == torch.float64
+    weights = _plain_weights if plain else _bicubic_weights
     with torch.autocast(device.type, enabled=False):
         x = table if double else table.float()
         if rows != h:
-            down = torch.as_tensor(_bicubic_weights(rows, h, double), device=device)
+            down = torch.as_tensor(weights(rows, h, double), device=device)
             x = (down @ x.flatten(1)).view(h, columns, -1)  # (h, columns, D)
         if columns != w:
-            across = torch.as_tensor(_bicubic_weights(columns, w, double), device=device)
+            across = torch.as_tensor(weights(columns, w, double), device=device)
             x = across @ x  # (h, w, D)
     return x.to(table.dtype)
 

@@ -220,7 +220,8 @@ class ViT(nn.Module):
         rows, columns = self.cfg.grid
         count = table.shape[1] - rows * columns
         patches_hwD = table[0, count:].view(rows, columns, -1)
-        return table[:, :count], resample(patches_hwD, h, w).flatten(0, 1)[None]
+        new_hwD = resample(patches_hwD, h, w, plain=self.cfg.position_resize == "plain")
+        return table[:, :count], new_hwD.flatten(0, 1)[None]
 
     def run(self, block: Block, x_BTD: Tensor, place: Place) -> Tensor:
         """One block, recomputed in the backward pass if the configuration says so."""

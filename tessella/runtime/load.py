@@ -23,7 +23,7 @@ def load(source: str | Path, like: str | None = None, device: str = "cpu", headl
         reason = " ".join(str(error).split()[:12])
         what = f"{found.place}: the architecture in model.json cannot be built ({reason})"
         raise BadInput(f"{what}; was it edited?") from None
-    load_into(built, found.tensors)
+    load_into(built, found.tensors, take=True)
     if found.bare:
         print(f"{found.place.name} holds weights only: {_assumptions(found)}", file=sys.stderr)
     return Model(built, found.card, device)
@@ -36,6 +36,10 @@ def _assumptions(found: Weights) -> str:
     told = found.card.provenance.get("described")
     if told:
         return f"read as {told} says: {side} px, {image.resize}, crop {image.crop:g}, {image.interpolation}{named}"
+    if found.told is not None:
+        said = f"read as {Path(found.told.where).name} of {found.told.library} says: {side} px, {image.resize}, crop "
+        said += f"{image.crop:g}, {image.interpolation}{named}"
+        return f"{said}; nothing says {' and '.join(found.told.lacks)}" if found.told.lacks else said
     if found.entry is None:
         return f"assumed {side} px, crop 0.9, bicubic, ImageNet's mean and deviation{named}"
     return f"read as {found.entry.name}: {side} px, {image.resize}, crop {image.crop:g}, {image.interpolation}{named}"

@@ -70,9 +70,11 @@ class Adopted:
         entry = self.weights.entry
         told = "chosen: " + ("the card of the weights" if not self.weights.bare else "what such files usually take")
         told = f"chosen: that of {entry.name}" if entry is not None else told
+        if self.weights.told is not None:
+            told = f"chosen: {Path(self.weights.told.where).name} beside the weights"
         own = "chosen: that of the weights"
         settled = {"preprocess": told, "licence": told, "weights_sha256": own, "weights_like": own}
-        known = not self.weights.bare or entry is not None
+        known = not self.weights.bare or entry is not None or self.weights.told is not None
         if known and self.weights.card.preprocess["image"].channels == backbone.channels:
             settled |= {"preprocess.mean": told, "preprocess.std": told}
         here = {f.name for f in fields(backbone)}

@@ -28,6 +28,7 @@ WRAPPERS = (*AVERAGES, "model", "state_dict", "model_state_dict", "module", "net
 # keys under which training scripts put the weights
 SWELLS = 4  # times its size that a compressed file may need, beside SMALL: weights hardly compress
 SMALL = 128 << 20  # bytes
+SETTINGS = 8 << 20  # bytes: the names of ImageNet's 21,843 classes, twice, are a quarter of it
 _SHOWN = 5  # names in an error
 
 
@@ -41,6 +42,7 @@ def read_tensors(path: Path | str, note: Callable[[str], None] = _print) -> dict
     kinds = f"give a {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]} file, or the {INDEX} of several"
     if not path.is_file():
         raise BadInput(f"{path} is not a file; {kinds}")
+    refuse_distributed(path)
     if path.name.endswith(INDEX):
         return _several(path, note)
     match path.suffix:
@@ -53,9 +55,29 @@ def read_tensors(path: Path | str, note: Callable[[str], None] = _print) -> dict
     raise BadInput(f"{path} is not a weights file by its name; {kinds}")
 
 
+def refuse_distributed(path: Path) -> None:
+    """What torch.distributed.checkpoint leaves: its list of parts is a pickle, and its parts are nothing without it."""
+    folder = path if path.is_dir() else path.parent
+    if path.suffix == ".distcp" or path.name == ".metadata" or (path.is_dir() and (path / ".metadata").is_file()):
+        what = f"{path} is of a checkpoint of torch.distributed (DCP), whose list of parts may run code: not opened"
+        cure = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} weights.pth"
+        raise BadInput(f"{what}; where you trust it: {cure}")
+
+
+def settings(path: Path) -> dict[str, Any]:
+    """A small JSON file beside weights, which may be anybody's."""
+    if path.stat().st_size > SETTINGS:
+        what = f"{path} has {path.stat().st_size:,} bytes, and of settings {SETTINGS:,} are enough"
+        raise BadInput(f"{what}; get it again, or give the weights file itself, with --like NAME")
+    try:
+        return read_plain(path)
+    except RecursionError:
+        raise BadInput(f"{path} is nested too deeply; get it again") from None
+
+
 def _several(index: Path, note: Callable[[str], None]) -> dict[str, Tensor]:
     """All files that the index names, which hold what it says and nothing else."""
-    where = read_plain(index).get("weight_map")
+    where = settings(index).get("weight_map")
     if not isinstance(where, dict) or not where or not all(isinstance(file, str) for file in where.values()):
         raise BadInput(f"{index} has no weight_map of names and files; get the index again")
     out: dict[str, Tensor] = {}

@@ -15,13 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from .. import durable
-from ..config import read_plain
 from ..errors import BadInput
-from .files import INDEX
+from .files import INDEX, settings
 
-FILES = ("model.safetensors", f"model.safetensors{INDEX}", "open_clip_model.safetensors", "pytorch_model.bin")
+FILES = (
+    "model.safetensors", f"model.safetensors{INDEX}", "open_clip_model.safetensors", "pytorch_model.bin",
+    f"pytorch_model.bin{INDEX}", "open_clip_pytorch_model.bin",
+)  # fmt: skip
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Unreachable(BadInput):
+    """Nobody answers, and it is not in the cache."""
 
 
 def is_id(source: str) -> bool:
@@ -38,12 +44,20 @@ def fetch(id: str, files: Sequence[str] = FILES) -> Path:
             if path is None:
                 continue
             if file.endswith(INDEX):
-                where = read_plain(path).get("weight_map", {})
+                where = settings(path).get("weight_map", {})
                 for part in sorted(set(where.values())) if isinstance(where, dict) else ():
                     if (_cached(id, str(part)) or _file(id, str(part))) is None:
                         raise BadInput(f"{id} lacks {part}, which its {file} names; tell its owner, or take another")
             return path
     raise BadInput(f"{id} holds none of {', '.join(files)}; get its weights elsewhere, and give the file")
+
+
+def beside(id: str, file: str) -> Path | None:
+    """A small file of the repository whose weights are here; None where it has none, or where nobody can be asked."""
+    try:
+        return _cached(id, file) or (None if _known_absent(id, file) else _file(id, file))
+    except Unreachable:
+        return None
 
 
 def library(id: str) -> Any:
@@ -61,6 +75,12 @@ def _cached(id: str, name: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
+def _known_absent(id: str, name: str) -> bool:
+    """Whether the hub has said before that the repository lacks it."""
+    found = library(id).try_to_load_from_cache(id, name)
+    return found is not None and not isinstance(found, str)  # a mark of its own stands for that
+
+
 def _file(id: str, name: str) -> Path | None:
     """Fetched, and hashed; None where the repository is there and the file is not."""
     hub = library(id)
@@ -70,11 +90,11 @@ def _file(id: str, name: str) -> Path | None:
         "get the file elsewhere and give it with --like NAME, or name a mirror: HF_ENDPOINT=URL"
     )
     if not answers(constants.ENDPOINT):
-        raise BadInput(offline)
+        raise Unreachable(offline)
     try:
         path = Path(hub.hf_hub_download(id, name))
     except errors.LocalEntryNotFoundError:
-        raise BadInput(offline) from None
+        raise Unreachable(offline) from None
     except errors.EntryNotFoundError:
         return None
     except errors.GatedRepoError:

@@ -34,8 +34,11 @@ class Report:
 # -- into a network --------------------------------------------------------------------------------------------------
 
 
-def load_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> Report:
-    """Every tensor of the network, exactly; otherwise a BadInput that names what is wrong, and nothing is changed."""
+def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, take: bool = False) -> Report:
+    """Every tensor of the network, exactly; otherwise a BadInput that names what is wrong, and nothing is changed.
+
+    take: they become the network's own, where type and place permit, and are not copied.
+    """
     here = dict(module.state_dict())
     missing, extra = sorted(here.keys() - tensors.keys()), sorted(tensors.keys() - here.keys())
     shared = [name for name in here if name in tensors]
@@ -52,6 +55,9 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> Report:
     if faults:
         fit = f"{len(shared) - len(shapes)} of the network's {len(here)} tensors fit"
         raise BadInput(f"these weights are of another network: {fit}; {'; '.join(faults)}; nothing was loaded")
+    if take:
+        module.load_state_dict({n: tensors[n].to(t.device, t.dtype).contiguous() for n, t in here.items()}, assign=True)
+        return Report(matched=len(shared), total=len(here))
     with torch.no_grad():
         for name, tensor in here.items():
             tensor.copy_(tensors[name])
@@ -109,6 +115,10 @@ def read_model(folder: Path | str) -> tuple[Card, dict[str, Tensor]]:
 def _read_as(folder: Path | str, card: Card) -> tuple[Card, dict[str, Tensor]]:
     if card.kind != "network" or WEIGHTS not in card.files:
         raise BadInput(f"{folder} is an {card.kind} or lists no {WEIGHTS}; give the folder of a network")
-    cards.verify(folder, card)
-    tensors = tensorfile.read(Path(folder) / WEIGHTS)
+    try:
+        tensors, digest = tensorfile.read_hashed(Path(folder) / WEIGHTS)
+    except BadInput:
+        cards.verify(folder, card)  # says it better: the file is not the one that was written
+        raise
+    cards.verify(folder, card, {WEIGHTS: digest})
     return card, rename(tensors, native.from_file(card.architecture, tensors))

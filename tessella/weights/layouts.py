@@ -16,6 +16,7 @@ def _transformers() -> dict[str, Sequence[Rule]]:
         out[f"vit{tail}"] = transformers.vit("vit.", new)
         out[f"deit{tail}"] = transformers.vit("deit.", new)
         out[f"deit distilled{tail}"] = transformers.vit("deit.", new, distilled=True)
+        out[f"deit one head{tail}"] = transformers.one_head(new)
         out[f"vit bare{tail}"] = transformers.vit("", new)
         out[f"mae{tail}"] = transformers.mae(new)
         out[f"beit{tail}"] = transformers.beit("beit.", new)
@@ -30,6 +31,9 @@ def _transformers() -> dict[str, Sequence[Rule]]:
             out[kind] = transformers.dinov3("layer.{i}", gated, biases)
             out[kind + NEW] = transformers.dinov3("model.layer.{i}", gated, biases)
     out["swinv2"], out["swinv2 bare"] = transformers.swinv2("swinv2."), transformers.swinv2("")
+    out["mae decoder"] = transformers.autoencoder(False, "decoder.decoder_layers.{i}")
+    out["mae decoder of version 5"] = transformers.autoencoder(False, "decoder.decoder_encoder.layer.{i}")
+    out[f"mae decoder{NEW}"] = transformers.autoencoder(True, "decoder.decoder_layers.{i}")
     out["clip"], out["clip bare"] = transformers.clip("vision_model."), transformers.clip("")
     out["cvt"] = transformers.cvt()
     out["siglip"], out["siglip bare"] = transformers.siglip("vision_model."), transformers.siglip("")
@@ -40,6 +44,7 @@ def _meta() -> dict[str, Sequence[Rule]]:
     out: dict[str, Sequence[Rule]] = {
         "vit": meta.plain(),
         "mae": meta.mae(),
+        "mae decoder": meta.autoencoder(),
         "deit3": meta.deit3(),
         "beit": meta.beit(),
     }

@@ -26,6 +26,11 @@ def mae() -> list[Rule]:
     return [_MASK, Left("decoder_{*rest}"), _SAME]
 
 
+def autoencoder() -> list[Rule]:
+    """The whole file, whose names are ours."""
+    return [_SAME]
+
+
 def deit3() -> list[Rule]:
     return [*_SCALES, _SAME]
 

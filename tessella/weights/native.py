@@ -21,8 +21,15 @@ PAIRS: list[Pair] = [
 ]
 
 SWIN: list[Pair] = [("head.{*rest}", "head.fc.{*rest}"), *PAIRS]
+AUTOENCODER: list[Pair] = [
+    *((f"{part}.{{*rest}}", f"{part}.{{*rest}}") for part in ("decoder_embed", "decoder_blocks", "decoder_norm")),
+    ("decoder_pred.{*rest}", "decoder_pred.{*rest}"),
+    ("decoder_pos_embed", "decoder_pos_embed"),
+    ("mask_token", "mask_token"),
+    ("backbone.{*rest}", "{*rest}"),
+]
 
-_CLASSIFIER, _OF_SWIN = Table(PAIRS), Table(SWIN)
+_CLASSIFIER, _OF_SWIN, _AUTOENCODER = Table(PAIRS), Table(SWIN), Table(AUTOENCODER)
 
 
 def to_file(architecture: dict[str, Any], names: Iterable[str]) -> dict[str, str]:
@@ -43,7 +50,12 @@ def head_of(architecture: dict[str, Any]) -> str:
 
 
 def _table(architecture: dict[str, Any]) -> Table | None:
-    """By the kind of architecture; networks that are no classifiers keep their names."""
-    if architecture["type"] != "ClassifierConfig":
-        return None
-    return _OF_SWIN if architecture.get("backbone", {}).get("type") == "SwinConfig" else _CLASSIFIER
+    """By the kind of architecture; backbones alone keep their names."""
+    match architecture["type"]:
+        case "ClassifierConfig":
+            of_swin = architecture.get("backbone", {}).get("type") == "SwinConfig"
+            return _OF_SWIN if of_swin else _CLASSIFIER
+        case "MAEConfig":
+            return _AUTOENCODER
+        case _:
+            return None

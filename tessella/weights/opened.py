@@ -13,17 +13,20 @@ from ..card import Card, Head, Preprocess
 from ..config import decode, encode
 from ..config import nearest as nearest_name
 from ..errors import BadInput
-from ..models.architecture import Backbone, ClassifierConfig
+from ..models.architecture import Backbone, ClassifierConfig, MAEConfig
 from ..models.presets import PRESETS, classifier
 from . import described, hub, labels, lora, native
 from .catalog import CATALOG, COUNTS, Entry
-from .files import ENDINGS, read_tensors
+from .files import ENDINGS, read_tensors, refuse_distributed
+from .foreign.beside import told_beside
+from .foreign.read import read as read_as_told
+from .foreign.told import Told, heads, of_channels
 from .guess import candidates, fitted, patched
 from .io import WEIGHTS, read_model
 from .layouts import LAYOUTS
 from .recognise import Match, nearest, recognise, told
 from .table import rename
-from .transfer import Network
+from .transfer import Network, difference
 
 BY_ID = {origin.id: entry.name for entry in CATALOG.values() for origin in entry.origins}
 # the architecture of a bare file; its name, of the catalogue or of a preset; or a TOML file about it (described.py)
@@ -36,13 +39,17 @@ class Weights:
     card: Card
     tensors: dict[str, Tensor]  # by the network's names in memory
     bare: bool  # no card lay beside them: what it would say is known from
-    entry: Entry | None = None  # this entry of the catalogue; None: preprocessing is assumed, and classes have numbers
+    entry: Entry | None = None  # this entry of the catalogue, or from
+    told: Told | None = None  # the files beside it; neither: preprocessing is assumed, and classes have numbers
     adapters: tuple[Path, ...] = ()  # what was merged into them; the digests of the card are the base's
 
     @property
     def network(self) -> Network:
-        """As a classifier: a backbone that was trained without labels is one without a head."""
-        cfg = decode(ClassifierConfig | Backbone, self.card.architecture, f"{self.place}: architecture")
+        """As a classifier: a backbone that was trained without labels is one without a head; of MAE the encoder."""
+        known = ClassifierConfig | MAEConfig | Backbone
+        cfg = decode(known, self.card.architecture, f"{self.place}: architecture")
+        if isinstance(cfg, MAEConfig):
+            cfg = cfg.encoder
         if not isinstance(cfg, ClassifierConfig):
             cfg = classifier(cfg, 0)
         named = self.card.provenance.get("labels", not self.bare)
@@ -51,6 +58,8 @@ class Weights:
     @property
     def classifier_tensors(self) -> dict[str, Tensor]:
         """By the names that `network` has for them."""
+        if self.card.architecture["type"] == MAEConfig.__name__:
+            return {name: tensor for name, tensor in self.tensors.items() if name.startswith("backbone.")}
         inside = "" if self.card.architecture["type"] == ClassifierConfig.__name__ else "backbone."
         return {inside + name: tensor for name, tensor in self.tensors.items()}
 
@@ -109,7 +118,7 @@ def _opened(source: str | Path, like: Like) -> Weights:
         )
     if is_name(name):
         try:
-            return _from_file(hub.fetch(name), like or BY_ID.get(name))
+            return _from_hub(name, like)
         except BadInput as error:
             raise BadInput(f"{name} is no folder or file here; as an id of a hub: {error}") from None
     what = f"{source} is no model folder, run folder or weights file"
@@ -130,12 +139,60 @@ def _from_folder(path: Path, like: Like) -> Weights:
     if not (folder / "model.json").is_file():
         file = next((path / name for name in hub.FILES if (path / name).is_file()), None)
         if file is not None:  # as timm and transformers leave it
-            return _from_file(file, like)
+            told = told_beside(file.name, lambda name: path / name if (path / name).is_file() else None)
+            return _from_file(file, like) if told is None else _as_told(file, told, like)
+        refuse_distributed(path)
         raise BadInput(f"{path} holds no model.json and no model/ folder; has the run saved a model yet?")
     card, tensors = read_model(folder)
     if "image" not in card.preprocess:
         raise BadInput(f"{folder}: model.json has no preprocess.image; without it no picture can be prepared")
     return Weights(folder, card, tensors, bare=False)
+
+
+def _from_hub(id: str, like: Like) -> Weights:
+    """timm's weights that have a name in the catalogue are those; whatever else a hub has says what it is."""
+    entry = CATALOG.get(BY_ID.get(id, ""))
+    path = hub.fetch(id)
+    if entry is None or id != entry.origins[0].id:
+        told = told_beside(path.name, lambda file: hub.beside(id, file))
+        if told is not None:
+            return _as_told(path, told, like, BY_ID.get(id, ""))
+    return _from_file(path, like or BY_ID.get(id))
+
+
+def _as_told(path: Path, told: Told, like: Like, known: str = "") -> Weights:
+    """What the files beside the weights say beats what would be assumed; a name that contradicts them is refused, and
+    one that agrees says what they leave out. `known`: the name that the catalogue has for an id."""
+    tensors = read_tensors(path)
+    found = read_as_told(told, tensors, str(path))
+    cfg = found.config
+    if isinstance(like, str):
+        differs = _apart(cfg, CATALOG[like].architecture if like in CATALOG else classifier(like, 0))
+        if differs is not None:
+            raise BadInput(f"{path} is no {like} by {told.where}: {differs}; leave {like} out, or give the file itself")
+    entry = CATALOG.get(like if isinstance(like, str) else known)
+    if entry is not None and _apart(cfg, entry.architecture) is None:
+        names = labels.names(entry.labels) if entry.labels and cfg.classes == COUNTS[entry.labels] else ()
+        told = replace(told, preprocess=told.preprocess or _of_size(entry.preprocess, cfg))
+        told = replace(told, classes=told.classes or names, licence=told.licence or entry.licence)
+    image = of_channels(told.preprocess or assumed(cfg, path, 0).preprocess["image"], cfg.backbone.channels)
+    card = Card(
+        architecture=encode(cfg),
+        heads=heads(told, cfg),
+        preprocess={"image": image},
+        licence=told.licence,
+        provenance={
+            "file": path.name, "tensors": len(tensors), "left": list(found.left), "told_by": Path(told.where).name,
+            "layout": found.layout, "labels": Path(told.where).name if told.classes and cfg.classes else "",
+        },
+    )  # fmt: skip
+    named = rename(found.tensors, native.from_file(encode(cfg), found.tensors))
+    return Weights(path, card, named, bare=True, told=told)
+
+
+def _apart(cfg: ClassifierConfig, known: ClassifierConfig) -> str | None:
+    """Libraries take other epsilons for the same weights: there the file is right."""
+    return difference(cfg, replace(known, backbone=replace(known.backbone, norm_eps=cfg.backbone.norm_eps)))
 
 
 def _from_file(path: Path, like: Like) -> Weights:

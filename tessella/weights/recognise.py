@@ -121,7 +121,7 @@ class _Reading(NamedTuple):
 
 def _readings(tensors: Mapping[str, Tensor], name: str | None) -> Iterator[_Reading]:
     """As each network that has as many blocks and is as wide, in each of its layouts, if a rule knows every name."""
-    shapes = {n: torch.empty_like(tensor, device="meta") for n, tensor in tensors.items()}
+    shapes = {n: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for n, tensor in tensors.items()}
     depth = _depth(shapes)
     widths = {tensor.shape[0] for tensor in shapes.values() if tensor.ndim == 1}
     likely = {n: e for n, e in CATALOG.items() if e.architecture.backbone.depth == depth} if name is None else {}
@@ -131,7 +131,7 @@ def _readings(tensors: Mapping[str, Tensor], name: str | None) -> Iterator[_Read
             continue
         b = entry.architecture.backbone
         heads = b.size_of_head if isinstance(b, ViTConfig) else 0
-        for prefix, inside in _unwrapped(shapes):
+        for prefix, inside in unwrapped(shapes):
             for layout in entry.layouts:
                 key = layout, prefix, heads
                 if key not in known_reads:
@@ -157,7 +157,7 @@ def _read(tensors: dict[str, Tensor], layout: str, architecture: ClassifierConfi
         return None
 
 
-def _unwrapped(tensors: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+def unwrapped(tensors: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """The names as they are, and without what stands before all of them."""
     prefix, inside = "", tensors
     while True:

@@ -22,7 +22,7 @@ from ..models.position import related, resample
 from ..models.staged import SwinConfig
 
 Tensors = dict[str, Tensor]
-FREE = {"image_size", "channels", "drop_path", "remat", "indivisible"} | {
+FREE = {"image_size", "channels", "drop_path", "remat", "indivisible", "position_resize"} | {
     f"{part}_dropout" for part in ("position", "projection", "mlp", "attention")
 }  # what may differ between two backbones that share their weights
 ALIKE = {"conv", "linear"}  # ways to embed patches: the same weights, the same values
@@ -177,7 +177,8 @@ def positions(table: Tensor, source: ViTConfig, grid: tuple[int, int]) -> Tensor
     rows, columns = source.grid
     prefix = table.shape[1] - rows * columns
     patches = table[0, prefix:].view(rows, columns, -1)
-    return torch.cat([table[:, :prefix], resample(patches, *grid).flatten(0, 1)[None]], dim=1)
+    new = resample(patches, *grid, plain=source.position_resize == "plain")
+    return torch.cat([table[:, :prefix], new.flatten(0, 1)[None]], dim=1)
 
 
 def channels(weight: Tensor, wanted: int) -> Tensor:

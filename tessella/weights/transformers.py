@@ -46,7 +46,10 @@ def _heads(distilled: bool = False) -> list[Rule]:
 
 def _blocks(at: str, new: bool, biases: str = "all") -> list[Rule]:
     """Of ViT, DeiT, MAE and BEiT; `at`: what stands before all names, such as "vit."."""
-    layer = _layer(at, new)
+    return [*_block(_layer(at, new), new, biases), _pairs("norm", f"{at}layernorm")]
+
+
+def _block(layer: str, new: bool, biases: str = "all") -> list[Rule]:
     inner = f"{layer}.attention" if new else f"{layer}.attention.attention"
     return [
         *_attention(inner, NEW if new else OLD, f"{layer}.attention.{'o_proj' if new else 'output.dense'}", biases),
@@ -54,7 +57,6 @@ def _blocks(at: str, new: bool, biases: str = "all") -> list[Rule]:
         _pairs(f"{BLOCK}.norm2", f"{layer}.layernorm_after"),
         _pairs(f"{BLOCK}.mlp.fc1", f"{layer}.mlp.fc1" if new else f"{layer}.intermediate.dense"),
         _pairs(f"{BLOCK}.mlp.fc2", f"{layer}.mlp.fc2" if new else f"{layer}.output.dense"),
-        _pairs("norm", f"{at}layernorm"),
     ]
 
 
@@ -67,9 +69,37 @@ def vit(at: str, new: bool, distilled: bool = False) -> list[Rule]:
     return [*_embeddings(at), *_blocks(at, new), _pairs("pre_logits", f"{at}pooler.dense"), *_heads(distilled)]
 
 
+def one_head(new: bool) -> list[Rule]:
+    """DeiT of which only the class token is asked: its distillation token is a register, which has a place."""
+    return [("reg_token", "deit.embeddings.distillation_token"), *vit("deit.", new)]
+
+
 def mae(new: bool) -> list[Rule]:
     """The encoder out of a file that holds the decoder as well."""
     return [*vit("vit.", new), Left("decoder.{*rest}")]
+
+
+def autoencoder(new: bool, layer: str) -> list[Rule]:
+    """MAE with its decoder; `layer`: of the decoder. Version 5 writes other names into files than version 4 did."""
+    names = {f"decoder_{part}": f"decoder.decoder_{part}" for part in ("embed", "norm", "pred")}
+    return [
+        ("mask_token", "decoder.mask_token"),
+        ("decoder_pos_embed", "decoder.decoder_pos_embed"),
+        *(_pairs(ours, theirs) for ours, theirs in names.items()),
+        *(_of_decoder(rule) for rule in _block(layer, new)),
+        *vit("vit.", new),
+    ]
+
+
+def _of_decoder(rule: Rule) -> Rule:
+    """The same of the other stack of blocks."""
+    match rule:
+        case Joint(ours, theirs, way):
+            return Joint(tuple(f"decoder_{name}" for name in ours), theirs, way)
+        case Left():
+            return rule
+        case (ours, theirs):
+            return f"decoder_{ours}", theirs
 
 
 def beit(at: str, new: bool) -> list[Rule]:

@@ -41,6 +41,19 @@ def test_resample_equals_interpolate(rows: int, columns: int, h: int, w: int) ->
     assert apart(table.float(), h, w) <= 2 * BAR  # ATen's own 32-bit weights are no better than that
 
 
+@settings(max_examples=100, deadline=None)
+@given(sides, sides, sides, sides)
+def test_plain_resampling_is_interpolate_without_antialias(rows: int, columns: int, h: int, w: int) -> None:
+    table = torch.randn(rows, columns, 3, generator=torch.Generator().manual_seed(rows * 41 + w), dtype=torch.float64)
+    right = aten(table, h, w, antialias=False)
+    ours = resample(table, h, w, plain=True)
+    assert (ours - right).abs().max() <= BAR * 1e-6 * right.abs().max()
+    halves = resample(table.float(), h, w, plain=True)
+    assert (halves - aten(table.float(), h, w, antialias=False)).abs().max() <= 4 * BAR * right.abs().max()
+    if (h, w) not in ((rows, columns),) and rows > 3 and columns > 3 and h > 1 and w > 1:
+        assert (resample(table, h, w) - right).abs().max() > 100 * BAR, "the mutation: with antialias"
+
+
 def test_one_column_is_half_of_two() -> None:
     table = torch.randn(9, 4, 3, dtype=torch.float64)
     both = torch.cat([resample(table, 9, 1)] * 2, dim=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tessella.models.classifier import Classifier
 from tessella.weights import files, native
 from tessella.weights.files import read_tensors
 from tessella.weights.layouts import LAYOUTS
+from tessella.weights.opened import open_weights
 from tessella.weights.table import rename
 
 
@@ -167,3 +169,20 @@ def test_a_bomb_is_refused_before_it_is_unpacked(suffix: str, tmp_path: Path) ->
     assert path.stat().st_size < 1 << 20
     with pytest.raises(BadInput, match=r"would unpack from .* to 314,572,800 bytes"):
         read_tensors(path)
+
+
+@pytest.mark.parametrize("which", ["", ".metadata", "__0_0.distcp"])
+def test_a_distributed_checkpoint_is_named_and_not_opened(which: str, tmp_path: Path) -> None:
+    dcp = pytest.importorskip("torch.distributed.checkpoint")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that one process saves alone
+        dcp.save(toy(), checkpoint_id=str(tmp_path / "dcp"))
+    path = tmp_path / "dcp" / which
+    read = open_weights if path.is_dir() else read_tensors
+    with pytest.raises(BadInput, match=r"is of a checkpoint of torch\.distributed .* dcp_to_torch .*dcp weights\.pth"):
+        read(path)
+    touched = tmp_path / "touched"
+    (tmp_path / "dcp" / ".metadata").write_bytes(pickle.dumps(Trap(touched)))
+    with pytest.raises(BadInput):
+        read(path)
+    assert not touched.exists()

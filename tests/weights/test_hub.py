@@ -141,6 +141,33 @@ def test_a_name_is_fetched_once_and_kept(hub: Hub, file: str, tmp_path: Path) ->
     assert offline.stdout == first.stdout, offline.stderr
 
 
+def test_an_id_that_nobody_knows_says_itself_what_it_is(hub: Hub, tmp_path: Path) -> None:
+    """Its configs are fetched beside the weights, and kept with them."""
+    transformers = pytest.importorskip("transformers")
+    folder = hub.folder / "someone" / "pets"
+    names = {0: "cat", 1: "dog"}
+    told = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    config = transformers.ViTConfig(**told, image_size=32, id2label=names, label2id={n: i for i, n in names.items()})
+    transformers.ViTForImageClassification(config).save_pretrained(folder)
+    pictures = {"size": {"height": 32, "width": 32}, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(pictures | {"resample": 3}))
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    picture = tmp_path / "a.png"
+    from PIL import Image
+
+    Image.effect_noise((50, 40), 50).convert("RGB").save(picture)
+    for address in (None, "http://127.0.0.1:9"):
+        done = ask(hub, tmp_path / "home", "predict", "someone/pets", str(picture), "--json", address=address)
+        assert done.returncode == 0, done.stderr
+        assert "read as config.json of transformers says: 32 x 32 px, squash, crop 1, bicubic" in done.stderr
+        assert '"cat"' in done.stdout and '"dog"' in done.stdout
+    asked = [line.split()[1].rpartition("/")[2] for line in hub.asked if line.startswith("GET")]
+    assert sorted(asked) == ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+    (folder / "config.json").write_text((folder / "config.json").read_text().replace('"vit"', '"resnet"'))
+    done = ask(hub, tmp_path / "other home", "predict", "someone/pets", str(picture))
+    assert done.returncode != 0 and "model_type is 'resnet', which is not known here" in done.stderr
+
+
 def test_what_broke_off_is_gone_on_with(hub: Hub, tmp_path: Path) -> None:
     deit(hub)
     hub.breaks = 1

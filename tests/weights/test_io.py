@@ -229,6 +229,35 @@ def test_loading_is_all_or_nothing() -> None:
     assert (report.matched, report.total) == (9, 9) and equal(dict(net.state_dict()), good)
 
 
+def test_what_is_taken_is_not_copied_and_otherwise_the_same() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    good = {n: torch.full_like(t, 7) for n, t in net.state_dict().items()}
+    good["0.bias"] = good["0.bias"].half()  # another type: this one has to be copied
+    assert load_into(net, good, take=True).matched == 7
+    assert net[0].weight.data_ptr() == good["0.weight"].data_ptr() and net[0].weight.requires_grad
+    assert net[0].bias.dtype == torch.float32 and bool((net[0].bias == 7).all())
+    with pytest.raises(BadInput, match="1 missing"):
+        load_into(net, {n: t for n, t in good.items() if n != "0.bias"}, take=True)
+
+
+def test_a_header_is_as_long_as_headers_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensorfile.write(tmp_path / "x.safetensors", toy(1))
+    monkeypatch.setattr(tensorfile, "HEADER", 64)
+    with pytest.raises(BadInput, match=r"its header claims \d+ bytes, and of weights 64 are enough"):
+        read_tensors(tmp_path / "x.safetensors")
+
+
+def test_what_was_read_does_not_change_with_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    tensorfile.write(path, toy(1))
+    found, digest = tensorfile.read_hashed(path)
+    assert digest == durable.sha256_file(path)
+    with open(path, "r+b") as file:  # in place, as a copying program would
+        file.write(bytes(path.stat().st_size))
+    path.write_bytes(b"")
+    assert equal(found, toy(1))
+
+
 def test_no_more_than_five_are_named() -> None:
     net = nn.Sequential(*(nn.Linear(1, 1) for _ in range(4)))
     with pytest.raises(BadInput, match=r"8 missing \(0.bias, 0.weight, 1.bias, 1.weight, 2.bias, \.\.\.\)"):
@@ -343,13 +372,13 @@ def test_a_model_replaced_between_card_and_weights_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_model(tmp_path / "model", toy(1), PLAIN)
-    verify, times = cards.verify, []
+    read, times = tensorfile.read_hashed, []
 
-    def late(folder: Path, card: Any) -> None:
+    def late(path: Path) -> Any:
         times.append(1)
         if len(times) == 1:
             write_model(tmp_path / "model", toy(2), PLAIN)
-        verify(folder, card)
+        return read(path)
 
-    monkeypatch.setattr(cards, "verify", late)
+    monkeypatch.setattr(tensorfile, "read_hashed", late)
     assert equal(read_model(tmp_path / "model")[1], toy(2)) and len(times) == 2

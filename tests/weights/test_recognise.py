@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -96,8 +97,11 @@ def test_a_folder_of_another_library_is_its_file(tmp_path: Path) -> None:
     """Here in transformers' names, with its settings beside them."""
     tensors = {n: torch.zeros(t.shape) for n, t in named("deit_t16", "transformers/vit").items()}
     save_file(tensors, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    told = {"model_type": "vit", "hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
+    (tmp_path / "config.json").write_text(json.dumps(told))
     found = open_weights(tmp_path, "deit_t16")
+    assert found.card.licence == CATALOG["deit_t16"].licence and found.card.heads[0].classes[0] == "tench"
+    assert found.card.preprocess["image"] == CATALOG["deit_t16"].preprocess, "what the config leaves out"
     assert found.card.provenance["layout"] == "transformers/vit" and len(found.tensors) == 152
     assert "backbone.blocks.11.attn.qkv.weight" in found.tensors
 

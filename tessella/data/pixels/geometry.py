@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ...card import Preprocess
 from .decode import upright
-from .transforms import THIN
+from .transforms import THIN, before
 from .transforms import _resized as resized_size
 
 Floats = NDArray[np.float32]
@@ -114,7 +114,7 @@ def evaluation_geometry(size: tuple[int, int], preprocess: Preprocess) -> Geomet
     window = (height - 2 * top, width - 2 * left)
     scaled = resized_size(window, preprocess)
     offset = [
-        -round((have - want) / 2) if have >= want else 0 if preprocess.resize == "pad" else (want - have) // 2
+        -before(have - want, preprocess) if have >= want else 0 if preprocess.resize == "pad" else (want - have) // 2
         for have, want in zip(scaled, preprocess.size, strict=True)
     ]
     return Geometry(window=(top, left, *window), scaled=scaled, offset=(offset[0], offset[1]), size=preprocess.size)

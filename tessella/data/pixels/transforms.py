@@ -157,10 +157,15 @@ def _middle(image: Pixels) -> Pixels:
     return image[top : height - top, left : width - left] if top or left else image
 
 
+def before(rest: int, preprocess: Preprocess) -> int:
+    """How much of what is too much lies before the centre."""
+    return rest // 2 if preprocess.centre == "floor" else round(rest / 2)
+
+
 def _placed(image: Pixels, preprocess: Preprocess) -> Pixels:
     """Cropped where it is larger than the card's size, bordered where it is smaller."""
     h, w = preprocess.size
-    top, left = (max(0, round((have - want) / 2)) for have, want in zip(image.shape[:2], (h, w), strict=True))
+    top, left = (max(0, before(have - want, preprocess)) for have, want in zip(image.shape[:2], (h, w), strict=True))
     image = image[top : top + h, left : left + w]
     if image.shape[:2] == (h, w):
         return image
