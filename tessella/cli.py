@@ -242,7 +242,8 @@ def convert(
     ],
     out: Annotated[str, typer.Argument(help="The folder to write; it must not be there yet.")],
     to: Annotated[
-        str, typer.Option(help="tessella, timm, transformers, open_clip, meta or big_vision: who reads it next.")
+        str,
+        typer.Option(help="Who reads it: tessella, timm, transformers, open_clip, meta, microsoft, big_vision."),
     ] = "tessella",
     like: Like = None,
     push: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Also push it to this place of a hub.")] = None,

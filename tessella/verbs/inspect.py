@@ -139,6 +139,8 @@ def _card(found: Weights) -> dict[str, str]:
 def _network(cfg: ClassifierConfig) -> str:
     b = cfg.backbone
     side = "x".join(map(str, b.size))
+    if not isinstance(b, ViTConfig):
+        return f"{b.looks}, {side} px; pool {cfg.pool.kind}"
     told = [f"ViT of width {b.width}, depth {b.depth}, {b.heads} heads", f"patches of {b.patch_size} in {side} px"]
     usual = ViTConfig()
     for name in ("mlp", "norm_eps", "qk_norm", "position", "relative", "registers", "norm_order", "norm_pre"):
@@ -159,7 +161,7 @@ def _pictures(image: Preprocess) -> str:
 
 def _outputs(found: Weights, cfg: ClassifierConfig) -> str:
     if not cfg.classes:
-        return f"features of {cfg.pool.projection or cfg.backbone.width} numbers, no classes"
+        return f"features of {cfg.pool.projection or cfg.backbone.features} numbers, no classes"
     told = []
     for head in found.card.heads:
         labels = LABELS.get(str(found.card.provenance.get("labels", "")), "")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..config import encode
 from ..errors import BadInput
-from ..models.architecture import MAEConfig
+from ..models.architecture import MAEConfig, ViTConfig
 from . import hub, native
 from .catalog import CATALOG
 from .files import read_tensors, settings
@@ -86,6 +86,8 @@ def _config(read: dict[str, Tensor], tensors: dict[str, Tensor], config: Path | 
         encoder = match.architecture.backbone
     else:
         encoder = transformers.told(plain, str(config), None).config.backbone
+    if not isinstance(encoder, ViTConfig):
+        raise BadInput(f"{path} has the encoder of no MAE known here, but {encoder.looks}; check the file")
     heads = plain.get("decoder_num_attention_heads", HEADS)
     width, hidden = embed.shape[0], first.shape[0]
     decoder = {"decoder_width": width, "decoder_depth": depth, "decoder_heads": heads}

@@ -23,7 +23,7 @@ from .. import tensorfile
 from ..card import alone
 from ..config import encode, read_plain
 from ..errors import BadInput
-from ..models.architecture import ClassifierConfig
+from ..models.architecture import ClassifierConfig, ViTConfig
 from . import hub, native
 from .files import read_tensors
 from .guess import shapes_of
@@ -333,7 +333,8 @@ def fit(found: Adapter, base: Weights, flat: Mapping[str, Tensor]) -> Fit:
 def _layouts(base: Weights) -> Iterator[str]:
     """Those of the base first. Where features turn by their place, libraries keep them in other orders under the same
     names, and only the catalogue knows in which."""
-    rotary = base.network.config.backbone.rotary
+    backbone = base.network.config.backbone
+    rotary = backbone.rotary if isinstance(backbone, ViTConfig) else None
     turned = rotary is not None and rotary.reference is not None
     if base.entry is None and turned:
         raise BadInput("libraries keep its features in other orders; open the base by its name of the catalogue")

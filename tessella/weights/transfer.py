@@ -275,8 +275,8 @@ def _change(name: str, source: Backbone, target: Backbone) -> str:
         before, after = ("x".join(map(str, each)) for each in sides)
         what = "relative positions" if name.endswith(RELATIVE) else "positions"
         return f"{what} {before} to {after}"
-    sides, colours = (_side(source), _side(target)), (source.channels, target.channels)
-    told = [f"{a} to {b} {unit}" for (a, b), unit in ((sides, "px"), (colours, "channels")) if a != b]
+    patch, colours = (_side(source), _side(target)), (source.channels, target.channels)
+    told = [f"{a} to {b} {unit}" for (a, b), unit in ((patch, "px"), (colours, "channels")) if a != b]
     return f"patches {', '.join(told)}"
 
 

@@ -18,8 +18,10 @@ from tessella.config import encode
 from tessella.errors import BadInput
 from tessella.models.architecture import ClassifierConfig, PoolConfig, RotaryConfig, ViTConfig
 from tessella.models.classifier import Classifier
+from tessella.models.staged import CvTConfig, SwinConfig
 from tessella.weights.catalog import CATALOG
 from tessella.weights.files import read_tensors
+from tessella.weights.opened import open_weights
 from tessella.weights.writing.folder import describe, write_abroad
 
 timm = pytest.importorskip("timm")
@@ -35,6 +37,11 @@ def of(backbone: dict[str, Any], classes: int = 0, **pool: Any) -> ClassifierCon
     return ClassifierConfig(backbone=ViTConfig(**SMALL | backbone), pool=PoolConfig(**pool), classes=classes)
 
 
+def staged(backbone: SwinConfig, classes: int) -> ClassifierConfig:
+    return ClassifierConfig(backbone=backbone, pool=PoolConfig(kind="mean"), classes=classes)
+
+
+CVT: dict[str, Any] = dict(image_size=64, widths=(16, 24, 48), depths=(1, 2, 3), heads=(1, 1, 3))
 PLAIN = of({}, 7)
 DINOV3 = {"position": "none", "rotary": RotaryConfig(), "registers": 4, "layer_scale": 1e-5, "norm_eps": 1e-5}
 NETWORKS = {
@@ -62,6 +69,17 @@ NETWORKS = {
     "beit": of(
         {"position": "none", "relative": True, "layer_scale": 0.1, "final_norm": False}, 7, kind="mean", norm=True
     ),
+    "swin": staged(SwinConfig(image_size=64, width=24, depths=(2, 2), heads=(2, 4), window=4), 7),
+    "swin features": staged(SwinConfig(image_size=64, width=24, depths=(2, 2), heads=(2, 4), window=4), 0),
+    "swinv2": staged(SwinConfig(image_size=64, width=24, depths=(2, 2), heads=(2, 4), window=4, version="v2"), 7),
+    "swinv2, a window that grew": staged(
+        SwinConfig(
+            image_size=64, width=24, depths=(2, 2), heads=(2, 4), window=4, version="v2", trained_window=(3, 2)
+        ),
+        7,
+    ),
+    "cvt": ClassifierConfig(backbone=CvTConfig(**CVT, mlp="gelu"), classes=7),
+    "cvt as it was trained": ClassifierConfig(backbone=CvTConfig(**CVT), classes=7),
     "rms norm": of({"norm": "rms"}, 7),
     "norm behind": of({"norm_order": "post"}, 7),
 }  # fmt: skip
@@ -74,6 +92,7 @@ TRANSFORMERS = {
     "vit", "vit without bias, tanh gelu", "vit features", "vit with its pooler", "vit not square, grey",
     "deit distilled",
     "dinov2", "dinov2 gated", "dinov2 registers", "dinov3", "dinov3 gated", "clip", "siglip", "beit",
+    "swin", "swin features", "swinv2", "swinv2, a window that grew", "cvt",
 }  # fmt: skip
 
 
@@ -90,7 +109,8 @@ def card(cfg: ClassifierConfig, **image: Any) -> Card:
 def drawn(cfg: ClassifierConfig) -> Classifier:
     net = Classifier(cfg).eval()
     redraw(net)
-    if cfg.backbone.relative or cfg.backbone.rotary is not None:  # such families have no bias of keys
+    b = cfg.backbone
+    if isinstance(b, ViTConfig) and (b.relative or b.rotary is not None):  # such families have no bias of keys
         with torch.no_grad():
             for name, p in net.named_parameters():
                 if name.endswith("qkv.bias"):
@@ -132,12 +152,19 @@ READERS = {"timm": outputs_of_timm, "transformers": outputs_of_transformers}
 def test_opened_there_it_says_the_same_or_is_refused(name: str, library: str, tmp_path: Path) -> None:
     cfg = NETWORKS[name]
     if name not in {"timm": TIMM, "transformers": TRANSFORMERS}[library]:
-        with pytest.raises(BadInput, match=r"has no such|keep our own folder"):
+        with pytest.raises(BadInput, match=r"has no such|keep our own folder|computes the exact GELU"):
             describe(card(cfg), library)  # type: ignore[arg-type]
         return
     net, folder, x = drawn(cfg), tmp_path / "out", images(cfg)
     write_abroad(folder, net.state_dict(), card(cfg), library)  # type: ignore[arg-type]
     assert error(net(x), READERS[library](folder, x)) <= BAR
+    back = open_weights(folder)
+    if library == "timm" or (folder / "preprocessor_config.json").is_file():
+        assert back.card.preprocess["image"].mean == card(cfg).preprocess["image"].mean
+    assert back.card.licence == ("mit" if library == "timm" else None)
+    again = Classifier(back.network.config).eval()
+    again.load_state_dict(back.classifier_tensors)
+    assert error(net(x), again(x)) <= BAR, "what we write there we read as what it was"
     held = tensorfile.read(folder / "model.safetensors")
     seen = next(n for n in held if "norm" in n and n.endswith("weight"))
     (folder / "model.safetensors").unlink()
@@ -147,7 +174,7 @@ def test_opened_there_it_says_the_same_or_is_refused(name: str, library: str, tm
 
 def test_names_classes_and_licence_go_along(tmp_path: Path) -> None:
     net = drawn(PLAIN)
-    for library in ("timm", "transformers"):
+    for library in READERS:
         write_abroad(tmp_path / library, net.state_dict(), card(PLAIN), library)  # type: ignore[arg-type]
     told = hf.AutoConfig.from_pretrained(tmp_path / "transformers")
     assert tuple(told.id2label[i] for i in range(7)) == SEVEN
@@ -197,6 +224,16 @@ def test_what_has_no_words_there_is_told_and_no_processor_is_written(tmp_path: P
     assert "letterbox" in (tmp_path / "a" / "README.md").read_text()
     hot = replace(card(PLAIN), heads=(Head(name="label", task="classify", classes=SEVEN, temperature=2.0),))
     assert "temperature 2" in describe(hot, "timm").lost[0]
+
+
+@torch.no_grad()
+def test_a_swin_by_its_name_in_timm(tmp_path: Path) -> None:
+    cfg = replace(CATALOG["swin_t.in1k"].architecture, classes=7)
+    net = drawn(cfg)
+    write_abroad(tmp_path / "out", net.state_dict(), card(cfg), "timm")
+    x = images(cfg)
+    assert error(net(x), outputs_of_timm(tmp_path / "out", x)) <= BAR
+    assert open_weights(tmp_path / "out").network.config.backbone == cfg.backbone
 
 
 def test_several_heads_and_numbers_are_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...card import Preprocess, Resize
-from ...models.architecture import ClassifierConfig, PoolConfig, ViTConfig
+from ...models.architecture import Backbone, ClassifierConfig, PoolConfig, ViTConfig
 from .facts import Facts
 from .timm import network, pooled
 from .told import Told
@@ -75,7 +75,7 @@ def _trunk(vision: Facts, space: int) -> tuple[ClassifierConfig, str]:
     return replace(config, backbone=backbone, pool=pool, classes=0), f"timm {kind}"
 
 
-def _pictures(facts: Facts, backbone: ViTConfig) -> Preprocess:
+def _pictures(facts: Facts, backbone: Backbone) -> Preprocess:
     facts.must("mode", "RGB")
     resize = RESIZES.get(facts.take("resize_mode", "shortest"))
     if resize is None:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from ...config import encode
 from ...errors import BadInput
-from ...models.architecture import ClassifierConfig
+from ...models.architecture import ClassifierConfig, ViTConfig
+from .. import native
 from ..guess import shapes_of
 from ..layouts import LAYOUTS
 from ..recognise import unwrapped
@@ -68,7 +70,8 @@ def _namings(told: Told, tensors: dict[str, Tensor]) -> Iterator[dict[str, Tenso
 
 def _settled(told: Told, tensors: Mapping[str, Tensor]) -> ClassifierConfig:
     """What the files leave open: whether there is a head, a pooler, a projection, and where the last norm stands."""
-    cfg, head, projection = told.config, tensors.get("head.weight"), tensors.get("projection.weight")
+    cfg, projection = told.config, tensors.get("projection.weight")
+    head = tensors.get(native.head_of(encode(cfg)))
     classes = head.shape[0] if head is not None and head.ndim == 2 else 0
     if told.outputs is not None and classes not in (0, told.outputs):
         what = f"{told.where} says {told.outputs} classes, and the head of these weights has {classes}"
@@ -77,6 +80,8 @@ def _settled(told: Told, tensors: Mapping[str, Tensor]) -> ClassifierConfig:
     if projection is None and pool.projection:
         pool = replace(pool, projection=0)
     pool = replace(pool, tanh="pre_logits.weight" in tensors)
+    if not isinstance(backbone, ViTConfig):
+        return replace(cfg, pool=pool, classes=classes)
     if pool.kind != "attention" and "fc_norm.weight" in tensors:
         pool, backbone = replace(pool, norm=True), replace(backbone, final_norm="norm.weight" in tensors)
     elif pool.norm:

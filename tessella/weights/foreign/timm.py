@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ...card import Preprocess, Resize
 from ...errors import BadInput
-from ...models.architecture import ClassifierConfig, PoolConfig, ViTConfig
+from ...models.architecture import Backbone, ClassifierConfig, PoolConfig, ViTConfig
 from .. import labels
 from ..catalog import CATALOG, COUNTS, Labels
 from .facts import Facts
@@ -84,7 +84,7 @@ def _networks() -> dict[str, Known]:
         for origin in entry.origins:
             if origin.library == "timm":
                 name = origin.id.removeprefix("timm/").partition(".")[0]
-                if entry.architecture.backbone.mlp == "quick_gelu":  # timm lists the weights under the plain name too
+                if entry.name.endswith(".openai"):  # timm lists the weights under the plain name too
                     name = name.replace("_clip_", "_clip_quickgelu_")
                 out.setdefault(name, Known(entry.architecture, origin.layout))
     return out
@@ -99,6 +99,8 @@ def network(facts: Facts, key: str) -> Known:
     asked = _NAME.fullmatch(name)
     for other, found in known.items() if asked else ():
         like, b = _NAME.fullmatch(other), found.config.backbone
+        if not isinstance(b, ViTConfig):
+            continue
         alike = like and asked and (like["size"], like["rest"]) == (asked["size"], asked["rest"])
         if alike and asked and not (b.rotary and b.rotary.reference):  # its places are counted on one grid
             b = replace(b, patch_size=int(asked["patch"]), image_size=int(asked["pixels"] or b.size[0]))
@@ -117,6 +119,8 @@ def _changed(config: ClassifierConfig, facts: Facts) -> ClassifierConfig:
         changes["image_size"] = args.picture("img_size")
     if args.has("no_embed_class"):
         changes["prefix_position"] = not args.flag("no_embed_class")
+    if args.has("pre_norm"):
+        changes["embed_bias"] = not args.flag("pre_norm")
     if args.has("act_layer"):
         changes["mlp"] = args.word("act_layer", ACTIVATIONS)
     if args.take("dynamic_img_pad"):
@@ -143,7 +147,7 @@ def pooled(config: ClassifierConfig, facts: Facts, key: str) -> PoolConfig:
 # -- pictures and classes ----------------------------------------------------------------------------------------------
 
 
-def _pictures(facts: Facts, backbone: ViTConfig) -> Preprocess:
+def _pictures(facts: Facts, backbone: Backbone) -> Preprocess:
     size = facts.take("input_size", [backbone.channels, *backbone.size])
     if not isinstance(size, list) or len(size) != 3 or not all(isinstance(n, int) for n in size):
         raise facts.refused("input_size", "channels, height and width are wanted")

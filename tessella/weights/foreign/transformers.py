@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from ...card import Preprocess, Task
-from ...models.architecture import ClassifierConfig, PoolConfig, RotaryConfig, ViTConfig
+from ...models.architecture import Backbone, ClassifierConfig, PoolConfig, RotaryConfig, ViTConfig
+from ...models.staged import CvTConfig, SwinConfig
 from ..layouts import LAYOUTS, NEW
 from .facts import Facts
 from .told import Told, named, ratio, share
@@ -228,10 +229,75 @@ def _siglip(facts: Facts) -> Told:
     return _as(facts, config, "siglip", before="vision_model.")
 
 
+def _swin(facts: Facts) -> Told:
+    second = facts.plain["model_type"] == "swinv2"
+    called = "Swinv2" if second else "Swin"
+    _known(facts, f"{called}Model", f"{called}ForImageClassification")
+    for key, wanted in (("hidden_act", "gelu"), ("qkv_bias", True), ("use_absolute_embeddings", False)):
+        facts.must(key, wanted)
+    depths = _counts(facts, "depths", (2, 2, 6, 2))
+    facts.must("num_layers", len(depths))
+    facts.must("hidden_size", facts.whole("embed_dim", 96) * 2 ** (len(depths) - 1))
+    before = _counts(facts, "pretrained_window_sizes", (0,) * len(depths)) if second else ()
+    backbone = SwinConfig(
+        image_size=facts.picture("image_size", 224),
+        patch_size=facts.side("patch_size", 4),
+        channels=facts.whole("num_channels", 3),
+        width=facts.whole("embed_dim", 96),
+        depths=depths,
+        heads=_counts(facts, "num_heads", (3, 6, 12, 24)),
+        window=facts.whole("window_size", 7),
+        version="v2" if second else "v1",
+        trained_window=before if any(before) else None,
+        mlp_ratio=facts.number("mlp_ratio", 4.0),
+        norm_eps=facts.number("layer_norm_eps", 1e-5),
+    )
+    config = ClassifierConfig(backbone=backbone, pool=PoolConfig(kind="mean"))
+    kind = called.lower()
+    return _as(facts, config, kind, before=f"{kind}.")
+
+
+def _cvt(facts: Facts) -> Told:
+    """Its MLPs compute the exact GELU, whatever they were trained with."""
+    _known(facts, "CvtModel", "CvtForImageClassification")
+    facts.must("qkv_projection_method", ["dw_bn"] * 3)
+    usual = {
+        "patch_sizes": [7, 3, 3],
+        "patch_stride": [4, 2, 2],
+        "patch_padding": [2, 1, 1],
+        "cls_token": [False, False, True],
+    }
+    usual |= {"qkv_bias": [True] * 3, "kernel_qkv": [3] * 3, "padding_kv": [1] * 3, "stride_kv": [2] * 3}
+    for key, wanted in (usual | {"padding_q": [1] * 3, "stride_q": [1] * 3}).items():
+        facts.must(key, wanted)
+    ratios = facts.numbers("mlp_ratio", 3, (4.0, 4.0, 4.0))
+    for key in ("attention_drop_rate", "drop_rate", "drop_path_rate"):
+        facts.take(key)
+    if len(set(ratios)) > 1:
+        raise facts.refused("mlp_ratio", "the same in all stages is known here")
+    facts.take("layer_norm_eps")  # its norms do not look at it: theirs is torch's 1e-5
+    backbone = CvTConfig(
+        channels=facts.whole("num_channels", 3),
+        widths=_counts(facts, "embed_dim", (64, 192, 384)),
+        depths=_counts(facts, "depth", (1, 2, 10)),
+        heads=_counts(facts, "num_heads", (1, 3, 6)),
+        mlp_ratio=ratios[0],
+        mlp="gelu",
+    )
+    return _as(facts, ClassifierConfig(backbone=backbone), "cvt", before="cvt.")
+
+
+def _counts(facts: Facts, key: str, usual: tuple[int, ...]) -> tuple[int, ...]:
+    found = facts.take(key, list(usual))
+    if not isinstance(found, list) or not all(isinstance(n, int) and not isinstance(n, bool) for n in found):
+        raise facts.refused(key, "a list of whole numbers is wanted")
+    return tuple(found)
+
+
 READERS: dict[str, Reader] = {
     "vit": _vit, "deit": _deit, "beit": _beit, "dinov2": _dinov2, "dinov2_with_registers": _dinov2,
     "dinov3_vit": _dinov3, "clip": _clip, "clip_vision_model": _clip, "siglip": _siglip,
-    "siglip_vision_model": _siglip, "vit_mae": _mae,
+    "siglip_vision_model": _siglip, "vit_mae": _mae, "swin": _swin, "swinv2": _swin, "cvt": _cvt,
 }  # fmt: skip
 
 # -- pictures ----------------------------------------------------------------------------------------------------------
@@ -255,7 +321,7 @@ IDLE_PICTURES = {
 }  # fmt: skip
 
 
-def pictures(plain: dict[str, Any], where: str, backbone: ViTConfig) -> Preprocess:
+def pictures(plain: dict[str, Any], where: str, backbone: Backbone) -> Preprocess:
     """A size of height and width squashes, one of the shortest edge does not; the crop comes after it."""
     facts = Facts(plain, where, IDLE_PICTURES)
     said = str(facts.take("image_processor_type") or facts.take("feature_extractor_type") or "ViTImageProcessor")

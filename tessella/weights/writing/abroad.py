@@ -32,13 +32,25 @@ class Abroad:
     lost: tuple[str, ...] = ()  # what the card says and the other library has no place for
 
 
-def refuse_other(library: str, cfg: ViTConfig, free: frozenset[str] = NONE, family: Settings | None = None) -> None:
-    """A BadInput unless the backbone is of this family: its settings as `family` says, those in `free` and ANY whatever
-    they are, all others at their defaults."""
-    found = differing(cfg, free, family)
+def refuse_other(
+    library: str, cfg: ClassifierConfig, free: frozenset[str] = NONE, family: Settings | None = None
+) -> ViTConfig:
+    """The backbone; a BadInput unless it is a ViT of this family: its settings as `family` says, those in `free` and
+    ANY whatever they are, all others at their defaults."""
+    b = vit_of(library, cfg)
+    found = differing(b, free, family)
     if found is not None:
-        value = getattr(cfg, found)
+        value = getattr(b, found)
         raise BadInput(f"{library} has no such network: model.backbone.{found} is {value!r}; keep our own folder")
+    return b
+
+
+def vit_of(library: str, cfg: ClassifierConfig) -> ViTConfig:
+    """Its backbone, which must be a ViT."""
+    b = cfg.backbone
+    if not isinstance(b, ViTConfig):
+        raise BadInput(f"{library} has no such network ({b.looks}); keep our own folder")
+    return b
 
 
 def differing(cfg: ViTConfig, free: frozenset[str] = NONE, family: Settings | None = None) -> str | None:

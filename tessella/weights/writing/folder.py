@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ... import durable, tensorfile
 from ...card import Card
-from ...config import decode
+from ...config import decode, encode
 from ...errors import BadInput, TessellaError
-from ...models.architecture import ClassifierConfig, ViTConfig
+from ...models.architecture import Backbone, ClassifierConfig, MAEConfig
 from ...models.presets import classifier
 from .. import native
 from ..files import read_tensors
@@ -25,7 +25,7 @@ from . import open_clip, plain, timm, transformers
 from .abroad import Abroad
 from .readme import readme
 
-Library = Literal["timm", "transformers", "open_clip", "meta", "big_vision"]
+Library = Literal["timm", "transformers", "open_clip", "meta", "microsoft", "big_vision"]
 LIBRARIES: tuple[str, ...] = get_args(Library)
 
 
@@ -39,23 +39,25 @@ def describe(card: Card, library: Library) -> Abroad:
             return transformers.describe(cfg, card)
         case "open_clip":
             return open_clip.describe(cfg, card)
-        case "meta" | "big_vision":
+        case "meta" | "microsoft" | "big_vision":
             return plain.describe(library, cfg, card)
 
 
 def architecture(card: Card) -> ClassifierConfig:
     """As a classifier; a backbone alone is one without a head."""
-    cfg = decode(ClassifierConfig | ViTConfig, card.architecture, "architecture")
-    return classifier(cfg, 0) if isinstance(cfg, ViTConfig) else cfg
+    cfg = decode(ClassifierConfig | MAEConfig | Backbone, card.architecture, "architecture")
+    if isinstance(cfg, MAEConfig):
+        raise BadInput("a masked autoencoder with its decoder stays in our own folder; convert its encoder")
+    return cfg if isinstance(cfg, ClassifierConfig) else classifier(cfg, 0)
 
 
 def write_abroad(folder: Path | str, tensors: Mapping[str, Tensor], card: Card, library: Library) -> Abroad:
     """`tensors` by the network's names in memory. A folder that holds anything is refused."""
     target, cfg, told = Path(folder), architecture(card), describe(card, library)
     refuse_taken(target)
-    if card.architecture["type"] == ViTConfig.__name__:
+    if card.architecture["type"] != ClassifierConfig.__name__:
         tensors = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
-    ours = rename(tensors, native.to_file({"type": ClassifierConfig.__name__}, tensors))
+    ours = rename(tensors, native.to_file(encode(cfg), tensors))
     theirs = LAYOUTS[told.layout].write(ours, cfg)
     theirs |= {name: torch.zeros(shape) for name, shape in told.zeros.items()}
     durable.require_space(target, tensorfile.size_of(theirs))

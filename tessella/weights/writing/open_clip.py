@@ -13,7 +13,7 @@ from ...models.architecture import ClassifierConfig, PoolConfig
 from ..catalog import CATALOG
 from ..layouts import LAYOUTS
 from . import timm
-from .abroad import Abroad, image_of, refuse_other, temperature
+from .abroad import Abroad, image_of, refuse_other, temperature, vit_of
 
 WHERE = "open_clip"
 LOST = "the text side, which this model does not hold: the tensors are those of model.visual"
@@ -32,7 +32,7 @@ def describe(cfg: ClassifierConfig, card: Card) -> Abroad:
         "interpolation": image.interpolation, "resize_mode": modes.get(image.resize, "shortest"),
     }  # fmt: skip
     layout, vision, quick = _tower(cfg, card)
-    told = {"embed_dim": cfg.pool.projection or cfg.backbone.width, "vision_cfg": vision, "quick_gelu": quick}
+    told = {"embed_dim": cfg.pool.projection or cfg.backbone.features, "vision_cfg": vision, "quick_gelu": quick}
     opens = (
         "from open_clip.model import _build_vision_tower",
         "told = json.load(open('FOLDER/open_clip_config.json'))['model_cfg']",
@@ -49,10 +49,10 @@ def describe(cfg: ClassifierConfig, card: Card) -> Abroad:
 
 def _tower(cfg: ClassifierConfig, card: Card) -> tuple[str, dict[str, Any], bool]:
     """(layout, vision_cfg, quick_gelu): OpenAI's own, or one of timm's."""
-    b = cfg.backbone
+    b = vit_of(WHERE, cfg)
     size: Any = b.size[0] if b.size[0] == b.size[1] else list(b.size)
     if b.norm_pre:
-        refuse_other(WHERE, b, frozenset({"mlp"}), {"norm_pre": True, "embed_bias": False})
+        refuse_other(WHERE, cfg, frozenset({"mlp"}), {"norm_pre": True, "embed_bias": False})
         if cfg.pool != PoolConfig(projection=cfg.pool.projection) or b.norm_eps != 1e-5 or not cfg.pool.projection:
             raise BadInput(f"{WHERE}'s CLIP projects its class token, with norms at 1e-5; this network does not")
         if b.mlp not in ("gelu", "quick_gelu"):

@@ -1,6 +1,6 @@
-"""One file in the layout of the repository that a network was published in: Meta's names, big_vision's .npz.
+"""One file in the layout of the repository that a network was published in: of Meta, Microsoft, big_vision.
 
-Meta's files are pickles; ours is safetensors, for nothing that we write can run. They hold no config: how the network
+Most of these are pickles; ours is safetensors, for nothing that we write can run. They hold no config: how the network
 is built is in the code of those repositories.
 """
 
@@ -10,20 +10,20 @@ from ...card import Card
 from ...errors import BadInput
 from ...models.architecture import ClassifierConfig
 from .abroad import Abroad, image_of, temperature
-from .timm import known
+from .timm import known, layout_of
 
-FILES = {"meta": "model.safetensors", "big_vision": "model.npz"}
-SAME = ("deit", "dino")  # families whose repositories have our names, so the catalogue need not say so
+FILES = {"meta": "model.safetensors", "microsoft": "model.safetensors", "big_vision": "model.npz"}
+_TENSORS = ("import safetensors.torch", 'tensors = safetensors.torch.load_file("FOLDER/model.safetensors")')
 OPENS = {
-    "meta": ("import safetensors.torch", 'tensors = safetensors.torch.load_file("FOLDER/model.safetensors")'),
+    "meta": _TENSORS,
+    "microsoft": _TENSORS,
     "big_vision": ("import numpy", 'tensors = numpy.load("FOLDER/model.npz")'),
 }
 
 
 def describe(library: str, cfg: ClassifierConfig, card: Card) -> Abroad:
-    entry = known(cfg, card)
-    layout = next((name for name in (entry.also if entry else ()) if name.startswith(f"{library}/")), None)
-    layout = "meta/vit" if layout is None and library == "meta" and entry and entry.family in SAME else layout
+    entry = known(cfg, card, library)
+    layout = layout_of(entry, library) if entry is not None else None
     if layout is None:
         what = f"{library} published no network of this architecture"
         raise BadInput(f"{what} that is known here; write --to timm or --to transformers, or keep our own folder")

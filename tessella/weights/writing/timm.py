@@ -13,10 +13,12 @@ from typing import Any
 from ...card import Card, Preprocess
 from ...errors import BadInput
 from ...models.architecture import ClassifierConfig
+from ...models.staged import SwinConfig
 from ..catalog import CATALOG, Entry
 from .abroad import Abroad, classes_of, image_of, refuse_other, temperature
 
 WHERE = "timm"
+SAME = ("deit", "dino")  # families whose repositories have our names, so the catalogue need not say so
 OPENS = ("import timm", 'model = timm.create_model("local-dir:FOLDER", pretrained=True)')
 EPSILONS = {1e-6: "vit_base_patch16_224", 1e-5: "vit_base_patch16_clip_224"}  # a name for each: it is no argument
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "quick_gelu": "quick_gelu", "relu": "relu"}
@@ -33,7 +35,7 @@ def describe(cfg: ClassifierConfig, card: Card) -> Abroad:
     outputs = cfg.classes or cfg.pool.projection
     pictures, lost = _pictures(cfg, image)
     told: dict[str, Any] = {
-        "architecture": name, "num_classes": outputs, "num_features": cfg.backbone.width,
+        "architecture": name, "num_classes": outputs, "num_features": cfg.backbone.features,
         "global_pool": POOLS[cfg.pool.kind],
     }  # fmt: skip
     told |= {"label_names": list(classes)} if classes else {}
@@ -44,14 +46,22 @@ def describe(cfg: ClassifierConfig, card: Card) -> Abroad:
     )  # fmt: skip
 
 
-def known(cfg: ClassifierConfig, card: Card) -> Entry | None:
-    """The entry of the catalogue that these weights are of, or went on from, if timm's name for it still fits."""
-    for name in (card.provenance.get("like"), card.provenance.get("weights_like")):
-        entry = CATALOG.get(str(name))
-        if entry is not None and entry.origins[0].library == WHERE and _same_but_size(cfg, entry.architecture):
+def known(cfg: ClassifierConfig, card: Card, library: str = WHERE) -> Entry | None:
+    """The entry of the catalogue that these weights are of, or the first that is built alike, of those that this
+    library has."""
+    told = CATALOG.get(str(card.provenance.get("like")))
+    first = [told] if told is not None else []
+    for entry in (*first, *CATALOG.values()):
+        there = entry.origins[0].library == WHERE if library == WHERE else layout_of(entry, library) is not None
+        if there and _same_but_size(cfg, entry.architecture):
             return entry
-    alike = (e for e in CATALOG.values() if e.origins[0].library == WHERE and _same_but_size(cfg, e.architecture))
-    return next(alike, None)
+    return None
+
+
+def layout_of(entry: Entry, library: str) -> str | None:
+    """In which it was published there, if it was."""
+    found = next((name for name in entry.layouts if name.startswith(f"{library}/")), None)
+    return "meta/vit" if found is None and library == "meta" and entry.family in SAME else found
 
 
 def named(entry: Entry) -> str:
@@ -85,10 +95,10 @@ def _changed(cfg: ClassifierConfig, entry: Entry) -> dict[str, Any]:
 
 def _plain(cfg: ClassifierConfig) -> tuple[str, dict[str, Any], str]:
     """A VisionTransformer by its arguments."""
-    b, pool = cfg.backbone, cfg.pool
+    pool = cfg.pool
     free = frozenset({"class_token", "registers", "prefix_position", "qkv_bias", "qk_norm", "norm_pre", "embed_bias"})
     free |= {"layer_scale", "final_norm", "mlp", "distill_token"}
-    refuse_other(WHERE, b, free)
+    b = refuse_other(WHERE, cfg, free)
     if b.distill_token or b.norm_eps not in EPSILONS or b.mlp not in ACTIVATIONS or b.embed_bias == b.norm_pre:
         odd = {"distill_token": b.distill_token, "norm_eps": b.norm_eps, "mlp": b.mlp, "embed_bias": b.embed_bias}
         raise BadInput(f"{WHERE} has no such network ({_told(odd)} together); keep our own folder")
@@ -120,6 +130,8 @@ def _pictures(cfg: ClassifierConfig, image: Preprocess) -> tuple[dict[str, Any],
         lost.append(f"preprocess.resize {image.resize!r}: timm has none; prepare pictures as our card says")
     if image.resize == "letterbox":
         lost.append("the colour of preprocess.fill: timm borders with the mean of its own config")
+    if image.centre != "even":
+        lost.append("that the centre lies where transformers cuts it: timm's may lie a pixel further down or right")
     if image.depth != "uint8" or image.limits is not None:
         lost.append(f"pixels of {image.depth}: timm reads 8 bits; scale them as our card says")
     height, width = image.size
@@ -134,10 +146,12 @@ def _pictures(cfg: ClassifierConfig, image: Preprocess) -> tuple[dict[str, Any],
 
 def _rest(cfg: ClassifierConfig, card: Card, outputs: int) -> dict[str, Any]:
     out: dict[str, Any] = {
-        "num_classes": outputs, "pool_size": None, "first_conv": "patch_embed.proj", "custom_load": False,
+        "num_classes": outputs, "pool_size": None, "first_conv": cfg.backbone.first_weight.removesuffix(".weight"),
+        "custom_load": False,
         "fixed_input_size": True, "license": card.licence or "other",
     }  # fmt: skip
-    heads = ["head", "head_dist"] if cfg.backbone.distill_token else "head"
+    head = "head.fc" if isinstance(cfg.backbone, SwinConfig) else "head"
+    heads = ["head", "head_dist"] if cfg.backbone.distill_token else head
     return out | {"classifier": heads}
 
 
