@@ -14,7 +14,7 @@ from tessella.verbs.evaluate import Evaluation
 from tessella.weights import lora
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-ADAPTED = f'like = "deit_t16"\nclasses = {json.dumps(CLASSES)}\n[preprocess]\ncrop = 1.0\n'
+ADAPTED = f'like = "deit_t16"\nclasses = {json.dumps(CLASSES)}\n[preprocess]\ncrop = 1.0\ninterpolation = "bilinear"\n'
 SMALL = f"""
 classes = {json.dumps(CLASSES)}
 [model.backbone]
@@ -49,7 +49,8 @@ def accuracy(found: Evaluation, seen: str) -> float:
 
 @pytest.mark.slow
 def test_a_real_adapter_in_the_real_deit_tiny(pictures: Path, shared_data: Path, tmp_path: Path) -> None:
-    """LoRA of rank 16, trained with transformers and PEFT. About 6 minutes on one core."""
+    """LoRA of rank 16, trained with transformers and PEFT, on pictures enlarged to 224 px by bilinear interpolation; on
+    1,000 of these pictures bicubic is one point worse, and a crop of 0.9 two. About 8 minutes on one core."""
     files = shared_data / "weights"
     config = json.loads((files / f"lora_deit_tiny_cifar10_r16.{lora.CONFIG}").read_text())
     config["base_model_name_or_path"] = str(files / "deit_tiny_patch16_224_lnq8.safetensors")
