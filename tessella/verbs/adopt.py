@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..errors import BadInput
 from ..models.architecture import Backbone, ClassifierConfig, ViTConfig
 from ..models.presets import PRESETS, classifier
 from ..training import state
+from ..weights import described
 from ..weights.catalog import CATALOG
 from ..weights.opened import Weights, open_weights
 from ..weights.transfer import Network, Transfer, difference, transfer
@@ -40,6 +42,7 @@ class Adopted:
         model = replace(cfg, backbone=backbone, classes=0, dropout=recipe.model.dropout)
         licence = recipe.licence or self.weights.card.licence
         like = "" if self.weights.entry is None else self.weights.entry.name
+        like = like if self.weights.described is None else os.path.abspath(self.weights.described)
         found = replace(recipe, weights=self.called, weights_sha256=self.weights.sha256, weights_like=like)
         return replace(found, model=model, licence=licence)
 
@@ -72,9 +75,11 @@ class Adopted:
         told = f"chosen: that of {entry.name}" if entry is not None else told
         if self.weights.told is not None:
             told = f"chosen: {Path(self.weights.told.where).name} beside the weights"
+        says = self.weights.described
+        told = f"chosen: what {says.name} says" if says is not None else told
         own = "chosen: that of the weights"
         settled = {"preprocess": told, "licence": told, "weights_sha256": own, "weights_like": own}
-        known = not self.weights.bare or entry is not None or self.weights.told is not None
+        known = not self.weights.bare or not (entry is None and self.weights.told is None and says is None)
         if known and self.weights.card.preprocess["image"].channels == backbone.channels:
             settled |= {"preprocess.mean": told, "preprocess.std": told}
         here = {f.name for f in fields(backbone)}
@@ -108,14 +113,15 @@ def adopt(sources: Sequence[Mapping[str, Any]], model: str | None) -> Adopted | 
     model = model or flat.get("weights_like") or None
     like: str | ClassifierConfig | None = model
     shape = {key.removeprefix("model."): value for key, value in flat.items() if key.startswith("model.")}
-    if model is not None and shape and model not in CATALOG:
+    named = model is not None and not described.is_file(model)
+    if model is not None and named and shape and model not in CATALOG:
         like, _ = override(classifier(model, 0), [shape])
     found = _opened(path, like)
     if pinned and pinned != found.sha256:
         raise BadInput(f"{path} has the sha256 {found.sha256}, not {pinned}; get it again, or leave weights_sha256 out")
     adopted = Adopted(found, found.network, str(path))
     differs = None
-    if model is not None and not found.bare:
+    if model is not None and named and not found.bare:
         wanted = CATALOG[model].architecture if model in CATALOG else classifier(model, 0)
         differs = difference(adopted.network.config, wanted)
     if differs is not None:

@@ -37,6 +37,7 @@ from ..training import choose, distributed, state
 from ..training.memory import peak_bytes, show
 from ..training.sinks import refuse_missing
 from ..training.trainer import train as train_objective
+from ..weights import described
 from ..weights.catalog import CATALOG
 from ..weights.opened import is_name
 from . import fit, report
@@ -135,7 +136,8 @@ class Asked:
             ("recipe", self.recipe, RECIPES),
             ("architecture", self.model, {**PRESETS, **CATALOG}),
         ):
-            if name is not None and name not in known:
+            told = what == "architecture" and name is not None and described.is_file(name)
+            if name is not None and name not in known and not told:
                 raise BadInput(f"there is no {what} {name!r}{nearest(name, known)}")
 
     def sources(self) -> list[str | Path | Mapping[str, Any]]:

@@ -42,6 +42,7 @@ class Weights:
     entry: Entry | None = None  # this entry of the catalogue, or from
     told: Told | None = None  # the files beside it; neither: preprocessing is assumed, and classes have numbers
     adapters: tuple[Path, ...] = ()  # what was merged into them; the digests of the card are the base's
+    described: Path | None = None  # the file that says what they are
 
     @property
     def network(self) -> Network:
@@ -75,7 +76,7 @@ def open_weights(source: str | Path, like: Like = None) -> Weights:
     says = described.read(like) if isinstance(like, str) and described.is_file(like) else None
     if says is None:
         return _opened(source, like)
-    return replace(found := _opened(source, says.like), card=says.on(found.card))
+    return _as_described(_opened(source, says.like), says)
 
 
 def open_adapted(adapter: str | Path, base: str | Path | None = None, like: Like = None) -> Weights:
@@ -86,7 +87,11 @@ def open_adapted(adapter: str | Path, base: str | Path | None = None, like: Like
     like = like if says is None else says.like
     weights = _opened(base, like) if base is not None else _named_base(found, like)
     merged = lora.merge(weights, found)
-    return merged if says is None else replace(merged, card=says.on(merged.card))
+    return merged if says is None else _as_described(merged, says)
+
+
+def _as_described(found: Weights, says: described.Described) -> Weights:
+    return replace(found, card=says.on(found.card), described=says.place)
 
 
 def _named_base(found: lora.Adapter, like: Like) -> Weights:

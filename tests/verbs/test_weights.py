@@ -134,6 +134,29 @@ def test_patches_of_another_size(world: World, tmp_path: Path, capfd: pytest.Cap
     assert (done.folder / "model" / "model.safetensors").read_bytes() == before
 
 
+def test_a_file_that_says_what_the_weights_are(world: World, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Its classes keep their rows of the head, also where a run without a state starts again."""
+    cfg = ClassifierConfig(backbone=ViTConfig(image_size=28, patch_size=7, width=16, depth=1, heads=2), classes=3)
+    save_file(rename_for_timm(Classifier(cfg).state_dict()), tmp_path / "w.safetensors")
+    names = sorted(path.name for path in world.photos.iterdir())
+    about = f"classes = {json.dumps(names[::-1])}\n[model.backbone]\n"
+    about += "image_size = 28\npatch_size = 7\nwidth = 16\ndepth = 1\nheads = 2\n"
+    (tmp_path / "about.toml").write_text(about + "[preprocess]\nstd = [0.5, 0.5, 0.5]\n")
+    done = ts.train(world.photos, settings=STILL | {"weights": "w.safetensors"}, model="about.toml")
+    assert "head kept by name: 3 of 3 outputs" in said(capfd.readouterr().err)
+    assert done.load().preprocess.std == (0.5, 0.5, 0.5)
+    before = read(done.folder / "model" / "model.safetensors")
+    assert torch.equal(before["head.weight"], read(tmp_path / "w.safetensors")["head.weight"].flip(0))
+    for name in ("state", "model"):
+        shutil.rmtree(done.folder / name)
+    ts.resume(done.folder)
+    assert torch.equal(read(done.folder / "model" / "model.safetensors")["head.weight"], before["head.weight"])
+
+
+def rename_for_timm(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix("backbone."): tensor.contiguous() for name, tensor in tensors.items()}
+
+
 def test_grey_pictures_say_what_they_said_as_colour(world: World, tmp_path: Path) -> None:
     """Summed patch weights: a grey picture gives the same features through one channel as through three alike."""
     grey = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
