@@ -140,6 +140,7 @@ class Card:
     metrics: dict[str, float] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)  # data, command, commit, versions: plain JSON
     files: dict[str, str] = field(default_factory=dict)  # name in this folder -> sha256
+    crc32: dict[str, str] = field(default_factory=dict)  # of the same: enough to see damage, where time counts
 
     def __post_init__(self) -> None:
         if not isinstance(self.architecture.get("type"), str):
@@ -152,6 +153,9 @@ class Card:
                 raise BadInput(f"files has the key {name!r}; it must name another file of the same folder")
             if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
                 raise BadInput(f"files.{name} is {digest!r}; it must be a sha256 in lower-case hexadecimal")
+        for name, digest in self.crc32.items():
+            if name not in self.files or len(digest) != 8 or set(digest) - set("0123456789abcdef"):
+                raise BadInput(f"crc32.{name} is {digest!r}; it must be eight digits 0 to f, of a file in files")
 
 
 def read(folder: Path | str) -> Card:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -76,8 +77,10 @@ def write_model(folder: Path | str, tensors: Mapping[str, Tensor], card: Card) -
     durable.require_space(target, tensorfile.size_of(tensors))
 
     def write(place: Path) -> None:
-        written = tensorfile.write(place / WEIGHTS, tensors)
-        cards.write(place, dataclasses.replace(card, files={WEIGHTS: written.sha256}))
+        crc = tensorfile.Crc()
+        written = tensorfile.write(place / WEIGHTS, tensors, crc)
+        files, crc32 = {WEIGHTS: written.sha256}, {WEIGHTS: crc.hexdigest()}
+        cards.write(place, dataclasses.replace(card, files=files, crc32=crc32))
 
     durable.write_folder(target, write)
 
@@ -97,13 +100,14 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(listed[:_SHOWN]) + (f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else "")
 
 
-def read_model(folder: Path | str) -> tuple[Card, dict[str, Tensor]]:
-    """The card, and the tensors under the network's names in memory; every byte is checked against the card."""
+def read_model(folder: Path | str, *, quick: bool = False) -> tuple[Card, dict[str, Tensor]]:
+    """The card, and the tensors under the network's names in memory; every byte is checked against the card. `quick`:
+    by its CRC-32, where it has one; a sha256 takes longer than reading."""
     while True:  # a training may put a newer model in its place while we read: then card and weights are of two models
         durable.recover(folder)
         card = cards.read(folder)
         try:
-            found = _read_as(folder, card)
+            found = _read_as(folder, card, quick)
         except BadInput:
             if cards.read(folder).files == card.files:
                 raise
@@ -112,13 +116,16 @@ def read_model(folder: Path | str) -> tuple[Card, dict[str, Tensor]]:
             return found
 
 
-def _read_as(folder: Path | str, card: Card) -> tuple[Card, dict[str, Tensor]]:
+def _read_as(folder: Path | str, card: Card, quick: bool) -> tuple[Card, dict[str, Tensor]]:
     if card.kind != "network" or WEIGHTS not in card.files:
         raise BadInput(f"{folder} is an {card.kind} or lists no {WEIGHTS}; give the folder of a network")
+    short = quick and WEIGHTS in card.crc32
+    digest: tensorfile.Digest = tensorfile.Crc() if short else hashlib.sha256()
     try:
-        tensors, digest = tensorfile.read_hashed(Path(folder) / WEIGHTS)
+        tensors = tensorfile.read(Path(folder) / WEIGHTS, digest)
     except BadInput:
         cards.verify(folder, card)  # says it better: the file is not the one that was written
         raise
-    cards.verify(folder, card, {WEIGHTS: digest})
+    right = digest.hexdigest() == (card.crc32 if short else card.files)[WEIGHTS]
+    cards.verify(folder, card, {WEIGHTS: card.files[WEIGHTS] if right else digest.hexdigest()})
     return card, rename(tensors, native.from_file(card.architecture, tensors))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
 
 from .. import durable
-from ..card import Card, Head, Preprocess
+from ..card import Card, Head, Preprocess, verify
 from ..config import decode, encode
 from ..config import nearest as nearest_name
 from ..errors import BadInput
@@ -64,11 +65,17 @@ class Weights:
         inside = "" if self.card.architecture["type"] == ClassifierConfig.__name__ else "backbone."
         return {inside + name: tensor for name, tensor in self.tensors.items()}
 
-    @property
+    @cached_property
     def sha256(self) -> str:
-        base = self.card.files.get(WEIGHTS) or durable.sha256_file(self.place)
-        all_of_it = "".join([base, *(durable.sha256_file(lora.file_of(place)) for place in self.adapters)])
-        return hashlib.sha256(all_of_it.encode()).hexdigest() if self.adapters else base
+        """Of the file as it is now; that of a model folder is the one that its card says, or it is refused. With adapters
+        it is that of all their digests."""
+        if self.bare:
+            base = durable.sha256_file(self.place)
+        else:
+            verify(self.place, self.card)
+            base = self.card.files[WEIGHTS]
+        every = "".join([base, *(durable.sha256_file(lora.file_of(place)) for place in self.adapters)])
+        return hashlib.sha256(every.encode()).hexdigest() if self.adapters else base
 
 
 def open_weights(source: str | Path, like: Like = None) -> Weights:
@@ -148,7 +155,7 @@ def _from_folder(path: Path, like: Like) -> Weights:
             return _from_file(file, like) if told is None else _as_told(file, told, like)
         refuse_distributed(path)
         raise BadInput(f"{path} holds no model.json and no model/ folder; has the run saved a model yet?")
-    card, tensors = read_model(folder)
+    card, tensors = read_model(folder, quick=True)
     if "image" not in card.preprocess:
         raise BadInput(f"{folder}: model.json has no preprocess.image; without it no picture can be prepared")
     return Weights(folder, card, tensors, bare=False)

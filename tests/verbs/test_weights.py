@@ -388,3 +388,30 @@ def test_wrong_weights_are_named_and_nothing_is_written(name: str, bench: Path) 
 def test_resume_takes_no_other_weights(world: World) -> None:
     done = commands.run("train", "--resume", world.run, "--weights", world.run)
     assert done.code == 2 and "weights is settled when a run starts" in done.err
+
+
+def test_a_folder_of_transformers_says_what_it_is(
+    world: World, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Network, pictures and names of classes are its own; the head is kept by name, and the card says who said so."""
+    hf = pytest.importorskip("transformers")
+    names = dict(enumerate(reversed(ts.load(world.run).classes)))
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    told = small | {"image_size": 32, "patch_size": 8, "id2label": names, "label2id": {n: i for i, n in names.items()}}
+    net = hf.ViTForImageClassification(hf.ViTConfig(**told)).eval()
+    net.save_pretrained(tmp_path / "hf")
+    processor = hf.ViTImageProcessor(size={"height": 32, "width": 32}, image_mean=[0.1, 0.2, 0.3])
+    processor.save_pretrained(tmp_path / "hf")
+    (tmp_path / "hf" / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
+    done = ts.train(world.photos, settings=STILL | {"weights": str(tmp_path / "hf"), "size": 32})
+    assert "head kept by name: 3 of 3 outputs" in said(capfd.readouterr().err)
+    card, run = done.load().card, json.loads((done.folder / "run.json").read_text())
+    assert card.licence == "cc-by-4.0" and card.preprocess["image"].mean == (0.1, 0.2, 0.3)
+    assert (card.preprocess["image"].centre, card.preprocess["image"].resize) == ("floor", "squash")
+    assert run["origins"]["preprocess.mean"] == "chosen: config.json beside the weights"
+    pictures = sorted(world.photos.rglob("*.png"))
+    seen = processor([Image.open(p).convert("RGB") for p in pictures], return_tensors="pt")
+    with torch.no_grad():
+        theirs = net(**seen).logits.numpy()[:, ::-1]
+    assert np.allclose(done.load().logits(pictures), theirs, atol=0.02)  # a step of 255 in pixels
+    assert not np.allclose(done.load().logits(pictures), theirs[:, ::-1], atol=0.02)  # the mutation: by number

@@ -238,6 +238,23 @@ def test_settings_that_mean_harm(file: str, tmp_path: Path) -> None:
             open_weights(tmp_path)
 
 
+def test_old_files_of_clip_say_it_twice(tmp_path: Path) -> None:
+    """As openai/clip-vit-large-patch14 does, with all that version 4 put into the table of its image side."""
+    net = saved("CLIPModel", tmp_path)
+    x = pictures(net)
+    with torch.no_grad():
+        theirs = image_features(net, x)
+    plain = json.loads((tmp_path / "config.json").read_text())
+    old = {"chunk_size_feed_forward": 0, "length_penalty": 1.0, "max_length": 20, "num_beams": 1, "return_dict": True}
+    old |= {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "tie_word_embeddings": True, "top_k": 50, "prefix": None}
+    plain["vision_config_dict"] = {"num_attention_heads": 2}
+    plain["vision_config"] |= old | {"num_attention_heads": 4}
+    edit(tmp_path / "config.json", **plain, text_config_dict={"hidden_size": 32})
+    assert error(ours(tmp_path, x), theirs) <= BAR
+    edit(tmp_path / "config.json", vision_config_dict=None)
+    assert error(ours(tmp_path, x), theirs) > VISIBLE
+
+
 def test_names_of_classes(tmp_path: Path) -> None:
     """Two of one name get their numbers; names that only count are none."""
     saved("ViTForImageClassification", tmp_path)
@@ -484,6 +501,21 @@ def test_open_clip_folders_answer_as_there(tmp_path: Path) -> None:
     plain["model_cfg"]["quick_gelu"] = False
     edit(tmp_path / "open_clip_config.json", **plain)
     assert error(ours(tmp_path, x), theirs) > VISIBLE
+
+
+@pytest.mark.parametrize("proj", ["linear", "none"])
+def test_towers_of_timm_in_open_clip(proj: str, tmp_path: Path) -> None:
+    model = pytest.importorskip("open_clip").model
+    vision = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": proj, "image_size": 224}
+    net = model._build_vision_tower(24, vision | {"timm_model_pretrained": False}).eval()
+    redraw(net)
+    save_file({f"visual.{n}": t for n, t in net.state_dict().items()}, tmp_path / "open_clip_model.safetensors")
+    told = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": {}, "custom_text": True, "init_logit_bias": -10}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": told, "preprocess_cfg": {}}))
+    x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        theirs = net(x)
+    assert theirs.shape[1] == (24 if proj == "linear" else 192) and error(ours(tmp_path, x), theirs) <= BAR
 
 
 @pytest.mark.parametrize("mode", ["shortest", "squash", "longest"])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import struct
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from tessella.models.vit import ViTConfig
 from tessella.weights import native
 from tessella.weights.files import read_tensors
 from tessella.weights.io import load_into, read_model, write_model
+from tessella.weights.opened import open_weights
 
 TINY = ViTConfig(image_size=32, patch_size=16, width=192, depth=1, heads=3)
 CLASSIFIERS = {
@@ -250,8 +253,10 @@ def test_a_header_is_as_long_as_headers_are(tmp_path: Path, monkeypatch: pytest.
 def test_what_was_read_does_not_change_with_its_file(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     tensorfile.write(path, toy(1))
-    found, digest = tensorfile.read_hashed(path)
-    assert digest == durable.sha256_file(path)
+    digest, crc = hashlib.sha256(), tensorfile.Crc()
+    found = tensorfile.read(path, digest)
+    assert digest.hexdigest() == durable.sha256_file(path) and equal(tensorfile.read(path, crc), found)
+    assert crc.hexdigest() == f"{zlib.crc32(path.read_bytes()):08x}"
     with open(path, "r+b") as file:  # in place, as a copying program would
         file.write(bytes(path.stat().st_size))
     path.write_bytes(b"")
@@ -272,24 +277,49 @@ def test_a_model_folder_comes_back_and_is_checked(tmp_path: Path) -> None:
     for seed in (1, 2):
         write_model(folder, toy(seed), PLAIN)
         card, tensors = read_model(folder)
-        assert equal(tensors, toy(seed)) and dataclasses.replace(card, files={}) == PLAIN
+        assert equal(tensors, toy(seed)) and dataclasses.replace(card, files={}, crc32={}) == PLAIN
     assert sorted(os.listdir(folder)) == ["model.json", "model.safetensors"] and os.listdir(folder.parent) == ["model"]
     assert card.files == {"model.safetensors": durable.sha256_file(folder / "model.safetensors")}
     header = (folder / "model.safetensors").read_bytes()[8:]
     assert json.loads(header[: header.index(b"]}}") + 3])["__metadata__"] == {"format": "pt"}
 
 
-def test_damage_is_seen(tmp_path: Path) -> None:
+@pytest.mark.parametrize("quick", [False, True])
+def test_damage_is_seen(quick: bool, tmp_path: Path) -> None:
     write_model(tmp_path / "model", toy(1), PLAIN)
     file = tmp_path / "model" / "model.safetensors"
     data = file.read_bytes()
     for at in range(0, len(data), 5):
         file.write_bytes(data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :])
         with pytest.raises(BadInput, match=r"model\.safetensors is damaged"):
-            read_model(tmp_path / "model")
+            read_model(tmp_path / "model", quick=quick)
     file.unlink()
     with pytest.raises(BadInput, match=r"model\.safetensors is missing"):
+        read_model(tmp_path / "model", quick=quick)
+
+
+def test_what_a_short_sum_lets_pass_has_not_the_name_of_these_weights(tmp_path: Path) -> None:
+    """Weights that are loaded are looked at for damage; who pins them by their sha256 gets it from the file itself."""
+    cfg = CLASSIFIERS["cls"]
+    write_model(tmp_path / "model", Classifier(cfg).state_dict(), card_of(encode(cfg)))
+    assert open_weights(tmp_path / "model").sha256 == durable.sha256_file(tmp_path / "model" / "model.safetensors")
+    file, text = tmp_path / "model" / "model.safetensors", (tmp_path / "model" / "model.json").read_text()
+    before = f"{zlib.crc32(file.read_bytes()):08x}"
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    forged = text.replace(before, f"{zlib.crc32(file.read_bytes()):08x}")
+    assert forged != text
+    (tmp_path / "model" / "model.json").write_text(forged)
+    found = open_weights(tmp_path / "model")
+    with pytest.raises(BadInput, match="is damaged"):
+        _ = found.sha256
+    with pytest.raises(BadInput, match="is damaged"):
         read_model(tmp_path / "model")
+    old = json.loads(forged)
+    del old["crc32"]  # as cards had it before: the sha256 is asked
+    (tmp_path / "model" / "model.json").write_text(json.dumps(old))
+    with pytest.raises(BadInput, match="is damaged"):
+        open_weights(tmp_path / "model")
 
 
 def test_a_folder_of_other_things_is_not_replaced(tmp_path: Path) -> None:
@@ -372,13 +402,13 @@ def test_a_model_replaced_between_card_and_weights_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_model(tmp_path / "model", toy(1), PLAIN)
-    read, times = tensorfile.read_hashed, []
+    read, times = tensorfile.read, []
 
-    def late(path: Path) -> Any:
+    def late(path: Path, digest: Any) -> Any:
         times.append(1)
         if len(times) == 1:
             write_model(tmp_path / "model", toy(2), PLAIN)
-        return read(path)
+        return read(path, digest)
 
-    monkeypatch.setattr(tensorfile, "read_hashed", late)
+    monkeypatch.setattr(tensorfile, "read", late)
     assert equal(read_model(tmp_path / "model")[1], toy(2)) and len(times) == 2

@@ -194,8 +194,11 @@ def _dinov3(facts: Facts) -> Told:
 
 
 def _vision(facts: Facts) -> Facts:
-    """The table of the image side, which may stand alone."""
-    return facts.inner("vision_config", IDLE | {"id2label"}) if facts.has("vision_config") else facts
+    """The table of the image side, which may stand alone; what a second one says, as old files have it, goes first."""
+    if not facts.has("vision_config") and not facts.has("vision_config_dict"):
+        return facts
+    inner, over = (facts.inner(key, IDLE | {"id2label"}) for key in ("vision_config", "vision_config_dict"))
+    return Facts({**inner.plain, **over.plain}, inner.where, IDLE | {"id2label"})
 
 
 def _clip(facts: Facts) -> Told:
