@@ -78,7 +78,7 @@ def write_model(folder: Path | str, tensors: Mapping[str, Tensor], card: Card) -
 
     def write(place: Path) -> None:
         crc = tensorfile.Crc()
-        written = tensorfile.write(place / WEIGHTS, tensors, crc)
+        written = tensorfile.write(place / WEIGHTS, tensors, digest=crc)
         files, crc32 = {WEIGHTS: written.sha256}, {WEIGHTS: crc.hexdigest()}
         cards.write(place, dataclasses.replace(card, files=files, crc32=crc32))
 

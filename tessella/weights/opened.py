@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from .. import card as cards
 from .. import durable
 from ..card import Card, Head, Preprocess, verify
 from ..config import decode, encode
@@ -67,8 +68,8 @@ class Weights:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file as it is now; that of a model folder is the one that its card says, or it is refused. With adapters
-        it is that of all their digests."""
+        """Of the file as it is now; that of a model folder is the one that its card says, or it is refused. With
+        adapters it is that of all their digests."""
         if self.bare:
             base = durable.sha256_file(self.place)
         else:
@@ -165,6 +166,8 @@ def _from_hub(id: str, like: Like) -> Weights:
     """timm's weights that have a name in the catalogue are those; whatever else a hub has says what it is."""
     entry = CATALOG.get(BY_ID.get(id, ""))
     path = hub.fetch(id)
+    if entry is None and hub.beside(id, cards.NAME) is not None:  # as `convert --push` leaves it
+        return _from_folder(path.parent, like)
     if entry is None or id != entry.origins[0].id:
         told = told_beside(path.name, lambda file: hub.beside(id, file))
         if told is not None:

@@ -27,7 +27,8 @@ class Abroad:
     layout: str  # a key of LAYOUTS
     weights: str  # name of the file of tensors
     files: dict[str, dict[str, Any]] = field(default_factory=dict)  # JSON beside it, by name
-    zeros: dict[str, tuple[int, ...]] = field(default_factory=dict)  # what its network has and nobody uses: shapes
+    zeros: dict[str, tuple[int, ...]] = field(default_factory=dict)  # what its network has and nobody uses: shapes; a
+    # shape of no axes is a counter
     opens: tuple[str, ...] = ()  # the lines of Python that open it
     lost: tuple[str, ...] = ()  # what the card says and the other library has no place for
 

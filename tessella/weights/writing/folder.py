@@ -59,7 +59,7 @@ def write_abroad(folder: Path | str, tensors: Mapping[str, Tensor], card: Card, 
         tensors = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
     ours = rename(tensors, native.to_file(encode(cfg), tensors))
     theirs = LAYOUTS[told.layout].write(ours, cfg)
-    theirs |= {name: torch.zeros(shape) for name, shape in told.zeros.items()}
+    theirs |= {n: torch.zeros(s, dtype=torch.float32 if s else torch.int64) for n, s in told.zeros.items()}
     durable.require_space(target, tensorfile.size_of(theirs))
 
     def write(place: Path) -> None:

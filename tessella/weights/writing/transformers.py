@@ -11,7 +11,7 @@ from typing import Any
 
 from ...card import Card, Preprocess
 from ...errors import BadInput
-from ...models.architecture import ClassifierConfig, PoolConfig, RotaryConfig, ViTConfig
+from ...models.architecture import Backbone, ClassifierConfig, PoolConfig, RotaryConfig, ViTConfig
 from ...models.staged import CvTConfig, SwinConfig
 from .abroad import Abroad, classes_of, image_of, refuse_other, temperature, vit_of
 from .timm import side_of
@@ -37,13 +37,13 @@ def describe(cfg: ClassifierConfig, card: Card) -> Abroad:
     opens = [f"from transformers import AutoImageProcessor, {auto}", f'model = {auto}.from_pretrained("FOLDER")']
     if pictures:
         opens.append('processor = AutoImageProcessor.from_pretrained("FOLDER")')
-    zeros = MASKS.get(kind, ())
-    if zeros:
+    mask = MASKS.get(kind, ())
+    if mask:
         lost = (*lost, "the mask token of its pretraining, which we do not keep: zeros stand there")
     files = {"config.json": settings} | ({"preprocessor_config.json": pictures} if pictures else {})
     return Abroad(
         layout=f"{WHERE}/{layout}", weights="model.safetensors", files=files, opens=tuple(opens),
-        zeros={"embeddings.mask_token": (*zeros, cfg.backbone.features)} if zeros else {},
+        zeros=({"embeddings.mask_token": (*mask, cfg.backbone.features)} if mask else {}) | _counters(cfg.backbone),
         lost=(*lost, *temperature(card)),
     )  # fmt: skip
 
@@ -203,6 +203,19 @@ KINDS: dict[str, Callable[[ClassifierConfig], Told]] = {
 
 
 # -- what they share ---------------------------------------------------------------------------------------------------
+
+
+def _counters(b: Backbone) -> dict[str, tuple[int, ...]]:
+    """Of the batch norms of a CvT: how many batches their statistics are of, which ours never count."""
+    if not isinstance(b, CvTConfig):
+        return {}
+    at = "cvt.encoder.stages.{}.layers.{}.attention.attention.convolution_projection_{}.convolution_projection"
+    return {
+        f"{at.format(stage, i, part)}.normalization.num_batches_tracked": ()
+        for stage, depth in enumerate(b.depths)
+        for i in range(depth)
+        for part in ("query", "key", "value")
+    }
 
 
 def _sizes(b: ViTConfig) -> dict[str, Any]:
