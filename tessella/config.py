@@ -86,8 +86,12 @@ def _decode_dataclass(classes: dict[str, type], plain: dict[str, Any], where: st
 
 def _default_kinds(cls: type) -> dict[str, str]:
     """Which dataclass stands in a field if nobody says: what was written before there were others had no choice."""
-    made = {f.name: f.default_factory for f in dataclasses.fields(cls) if isinstance(f.default_factory, type)}
-    return {name: kind.__name__ for name, kind in made.items() if dataclasses.is_dataclass(kind)}
+    out: dict[str, str] = {}
+    for f in dataclasses.fields(cls):
+        made_by: Any = f.default_factory
+        if isinstance(made_by, type) and dataclasses.is_dataclass(made_by):
+            out[f.name] = made_by.__name__
+    return out
 
 
 def _decode_leaf(option: Any, plain: Any, where: str) -> Any:

@@ -104,7 +104,7 @@ class SwinConfig:
     @property
     def looks(self) -> str:
         depths = "-".join(map(str, self.depths))
-        return f"Swin {self.version}, width {self.width}, depths {depths}, patches of {self.patch_size}"
+        return f"width {self.width}, depths {depths}, patches of {self.patch_size}, {self.version}"
 
     @property
     def norm(self) -> str:
@@ -113,7 +113,7 @@ class SwinConfig:
     @property
     def step(self) -> int:
         """Pixels of which one token is left in the last stage: every merging then finds whole fours."""
-        return self.patch_size * 2 ** (len(self.depths) - 1)
+        return self.patch_size << (len(self.depths) - 1)
 
     @property
     def least(self) -> int:
@@ -124,7 +124,7 @@ class SwinConfig:
 
     def width_of(self, stage: int) -> int:
         """Features per token."""
-        return self.width * 2**stage
+        return self.width << stage
 
     def grids_of(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         """(rows, columns) of the map of each stage, for a picture of so many pixels."""

@@ -113,6 +113,8 @@ class WindowAttention(nn.Module):
 
     @torch.no_grad()
     def init_buffers(self) -> None:
+        if self.relative_position_index.is_meta:  # arithmetic without values takes a second to import
+            return
         rows, columns = self.tile
         down, across = torch.arange(rows).repeat_interleave(columns), torch.arange(columns).repeat(rows)
         offsets = [at[:, None] - at[None] + n - 1 for at, n in ((down, rows), (across, columns))]
@@ -131,11 +133,10 @@ class WindowAttention(nn.Module):
 
     def queries_keys_values(self, x_BWTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Each (B, W, A, T, K); of v2 such that their product is a score when it is divided by the root of K."""
-        bias = self.qkv.bias
+        qkv = self.qkv(x_BWTD)
         if self.cosine:
-            bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x_BWTD, self.qkv.weight, bias).unflatten(-1, (3, self.heads, -1))
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)
+            qkv = qkv + torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]).to(qkv.dtype)
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5).unbind(0)
         if self.cosine:
             factor_A11 = self.logit_scale.clamp(max=SHARPEST).exp() * q.shape[-1] ** 0.5
             q = (F.normalize(q.float(), dim=-1) * factor_A11).to(v.dtype)
@@ -146,10 +147,10 @@ class WindowAttention(nn.Module):
         q, k, v = self.queries_keys_values(x_BWTD)
         dropout, bias_ATT = self.dropout if self.training else 0.0, self.bias()
         if apart_WTT is None:  # windows are alike: they stand with the pictures
-            out = attend(*(t.flatten(0, 1) for t in (q, k, v)), dropout, bias_ATT[None])
+            out = attend(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), dropout, bias_ATT[None])
         else:  # each has its mask, which all pictures share: windows stand with the heads
             bias_1WTT = (bias_ATT + apart_WTT[:, None]).flatten(0, 1)[None]
-            out = attend(*(t.flatten(1, 2) for t in (q, k, v)), dropout, bias_1WTT)
+            out = attend(q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2), dropout, bias_1WTT)
         x: Tensor = self.proj(out.view(v.shape).transpose(2, 3).flatten(3))
         dropped: Tensor = self.proj_drop(x)
         return dropped
@@ -234,7 +235,8 @@ class PatchMerging(nn.Module):
 
     def forward(self, x_BhwD: Tensor) -> Tensor:
         x = padded(x_BhwD, (2, 2))
-        fours = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, h / 2, down, w / 2, across, D)
+        batch, h, w, width = x.shape
+        fours = x.reshape(batch, h // 2, 2, w // 2, 2, width)  # rows, down, columns, across
         x = fours.permute(0, 1, 3, 4, 2, 5).flatten(3)  # the lower left one comes second
         merged: Tensor = self.norm(self.reduction(x)) if self.post else self.reduction(self.norm(x))
         return merged

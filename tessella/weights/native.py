@@ -29,7 +29,12 @@ AUTOENCODER: list[Pair] = [
     ("backbone.{*rest}", "{*rest}"),
 ]
 
-_CLASSIFIER, _OF_SWIN, _AUTOENCODER = Table(PAIRS), Table(SWIN), Table(AUTOENCODER)
+_TABLES = {
+    "ClassifierConfig": Table(PAIRS),
+    "ClassifierConfig of SwinConfig": Table(SWIN),
+    "MAEConfig": Table(AUTOENCODER),
+}
+# by the kind of architecture, and of backbone where timm has other names; backbones alone keep their names
 
 
 def to_file(architecture: dict[str, Any], names: Iterable[str]) -> dict[str, str]:
@@ -46,16 +51,9 @@ def from_file(architecture: dict[str, Any], names: Iterable[str]) -> dict[str, s
 
 def head_of(architecture: dict[str, Any]) -> str:
     """What the head's weight is called in `model.safetensors`."""
-    return "head.fc.weight" if _table(architecture) is _OF_SWIN else "head.weight"
+    return to_file(architecture, ["head.weight"])["head.weight"]
 
 
 def _table(architecture: dict[str, Any]) -> Table | None:
-    """By the kind of architecture; backbones alone keep their names."""
-    match architecture["type"]:
-        case "ClassifierConfig":
-            of_swin = architecture.get("backbone", {}).get("type") == "SwinConfig"
-            return _OF_SWIN if of_swin else _CLASSIFIER
-        case "MAEConfig":
-            return _AUTOENCODER
-        case _:
-            return None
+    kind, backbone = architecture["type"], architecture.get("backbone", {}).get("type")
+    return _TABLES.get(f"{kind} of {backbone}", _TABLES.get(kind))

@@ -122,9 +122,9 @@ class _Reading(NamedTuple):
 def _readings(tensors: Mapping[str, Tensor], name: str | None) -> Iterator[_Reading]:
     """As each network that has as many blocks and is as wide, in each of its layouts, if a rule knows every name."""
     shapes = {n: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for n, tensor in tensors.items()}
-    depth = _depth(shapes)
+    counted = _blocks(shapes)
     widths = {tensor.shape[0] for tensor in shapes.values() if tensor.ndim == 1}
-    likely = {n: e for n, e in CATALOG.items() if e.architecture.backbone.depth == depth} if name is None else {}
+    likely = {n: e for n, e in CATALOG.items() if _counts(e.architecture.backbone) == counted} if name is None else {}
     known_reads: dict[tuple[str, str, int], dict[str, Tensor] | None] = {}  # moves ask for nothing but the heads' size
     for known, entry in (likely if name is None else {name: CATALOG[name]}).items():
         if name is None and entry.architecture.backbone.width not in widths:
@@ -141,11 +141,15 @@ def _readings(tensors: Mapping[str, Tensor], name: str | None) -> Iterator[_Read
                     yield _Reading(known, layout, prefix, read)
 
 
-def _depth(names: Iterable[str]) -> int:
-    """How many blocks: of several stages they have two numbers, and what merges between the stages has one."""
+def _blocks(names: Iterable[str]) -> tuple[int, bool]:
+    """How many blocks, and whether they stand in stages: then they have two numbers, and what merges has one."""
     numbers = {tuple(_NUMBER.findall(name)) for name in names if _BEFORE not in name}
     most = max(map(len, numbers), default=0)
-    return sum(len(found) == most for found in numbers) if most else 0
+    return sum(len(found) == most for found in numbers) if most else 0, most > 1
+
+
+def _counts(b: Backbone) -> tuple[int, bool]:
+    return b.depth, b.maps < b.depth
 
 
 def _read(tensors: dict[str, Tensor], layout: str, architecture: ClassifierConfig) -> dict[str, Tensor] | None:
