@@ -246,13 +246,24 @@ def convert(
         typer.Option(help="Who reads it: tessella, timm, transformers, open_clip, meta, microsoft, big_vision."),
     ] = "tessella",
     like: Like = None,
+    adapter: Annotated[str | None, typer.Option(help="A LoRA of PEFT, merged into it first.")] = None,
+    base: Annotated[str | None, typer.Option(help="With --to lora: what it went on from; --like is of these.")] = None,
+    rank: Annotated[int | None, typer.Option(help="With --to lora: of the adapter; 16 unless given.")] = None,
     push: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Also push it to this place of a hub.")] = None,
     json: Json = False,
 ) -> None:
     """Write a model as a folder of ours, or as one that another library opens."""
     from .verbs.convert import convert as verb
+    from .verbs.convert import extract
 
-    verb(source, out, to=to, like=like, push=push).tell(json)
+    if to == "lora":
+        if base is None or adapter is not None or push is not None or json:
+            raise BadInput("--to lora takes the difference to --base WEIGHTS; add it, and leave the other options out")
+        print(extract(source, out, base, like=like, rank=16 if rank is None else rank))
+        return
+    if base is not None or rank is not None:
+        raise BadInput("--base and --rank are of --to lora; leave them out, or add that")
+    verb(source, out, to=to, like=like, adapter=adapter, push=push).tell(json)
 
 
 @app.command("list")

@@ -8,14 +8,21 @@ from pathlib import Path
 from ..errors import BadInput
 from ..models.build import network
 from ..weights.io import load_into
-from ..weights.opened import Weights, open_weights
+from ..weights.opened import Weights, open_adapted, open_weights
 from .model import Model
 
 
-def load(source: str | Path, like: str | None = None, device: str = "cpu", headless: bool = False) -> Model:
+def load(
+    source: str | Path,
+    like: str | None = None,
+    device: str = "cpu",
+    headless: bool = False,
+    adapter: str | Path | None = None,
+) -> Model:
     """Fails unless every tensor that the model needs is there, by name and shape. `like` names the architecture of a
-    bare file whose shapes alone do not say it. `headless`: one without a head will do, its features are wanted."""
-    found = open_weights(source, like)
+    bare file whose shapes alone do not say it. `headless`: one without a head will do, its features are wanted.
+    `adapter`: a LoRA of PEFT, to be merged into it."""
+    found = open_weights(source, like) if adapter is None else open_adapted(adapter, source, like)
     _refuse_contradictions(found, headless)
     try:
         built = network(found.card.architecture, empty=True)

@@ -11,6 +11,8 @@ from ..config import nearest
 from ..errors import BadInput, readable
 from ..runtime.load import load
 from ..weights.io import write_model
+from ..weights.lora_writer import LoraSettings, Written, write_adapter
+from ..weights.opened import open_weights
 from ..weights.upload import push as upload
 from ..weights.upload import refuse_early
 from ..weights.writing.folder import LIBRARIES, Library, describe, refuse_taken, write_abroad
@@ -49,16 +51,23 @@ class Converted:
 
 
 def convert(
-    source: str | Path, out: str | Path, *, to: str = OWN, like: str | None = None, push: str | None = None
+    source: str | Path,
+    out: str | Path,
+    *,
+    to: str = OWN,
+    like: str | None = None,
+    adapter: str | Path | None = None,
+    push: str | None = None,
 ) -> Converted:
-    """Nothing is written unless all of it can be; `push`: OWNER/NAME of a hub that it goes to as well."""
+    """Nothing is written unless all of it can be; `adapter`: a LoRA to merge into it first; `push`: OWNER/NAME of a hub
+    that it goes to as well."""
     if to not in (OWN, *LIBRARIES):
         raise BadInput(f"--to {to}: there is no such library{nearest(to, (OWN, *LIBRARIES))}")
     folder = Path(out)
     refuse_taken(folder)
     if push is not None:
         refuse_early(push)
-    model = load(source, like, headless=True)
+    model = load(source, like, headless=True, adapter=adapter)
     card, tensors = model.card, dict(model.network.state_dict())
     library = next((name for name in get_args(Library) if name == to), None)
     opens: tuple[str, ...]
@@ -73,3 +82,19 @@ def convert(
     where = upload(folder, push, page) if push is not None else ""
     shown = tuple(line.replace("FOLDER", str(folder)) for line in opens)
     return Converted(str(source), folder, to, len(tensors), card.licence, shown, lost, where)
+
+
+def extract(
+    source: str | Path,
+    out: str | Path,
+    base: str | Path,
+    *,
+    like: str | None = None,
+    rank: int = 16,
+    names: str = "transformers/vit in memory",
+) -> Written:
+    """The difference of a model and the weights that it went on from, as a LoRA adapter that PEFT loads onto the base.
+    What does not fit into this rank is refused."""
+    refuse_taken(Path(out))
+    settings = LoraSettings(base=str(base), layout=names, rank=rank)
+    return write_adapter(out, open_weights(base, like), open_weights(source), settings)
