@@ -19,7 +19,6 @@ from torch import Tensor
 from ..config import encode
 from ..errors import BadInput
 from ..models.architecture import Backbone, ClassifierConfig, ViTConfig
-from ..models.staged import CvTConfig, SwinConfig
 from . import native
 from .catalog import CATALOG
 from .guess import Shapes, shapes_of
@@ -58,24 +57,11 @@ def recognise(tensors: Mapping[str, Tensor], name: str | None = None) -> list[Ma
     """All networks of the catalogue, or the one of this name, that these tensors are, in whichever layout."""
     out = []
     for reading in _readings(tensors, name):
-        cfg = CATALOG[reading.name].architecture
-        if _first_block(cfg.backbone) not in reading.tensors:  # else a network is built to ask for its shapes
-            continue
-        found = sized(cfg, reading.tensors)
+        found = sized(CATALOG[reading.name].architecture, reading.tensors)
         if _difference(reading.tensors, found) == ((), (), ()):
             out.append(Match(reading.name, reading.layout, reading.prefix, found))
     whole = [match for match in out if match.architecture.classes == CATALOG[match.name].architecture.classes]
     return whole or out  # a head of other classes is somebody's who went on from there
-
-
-def _first_block(backbone: Backbone) -> str:
-    match backbone:
-        case ViTConfig():
-            return "blocks.0.norm1.weight"
-        case SwinConfig():
-            return "layers.0.blocks.0.norm1.weight"
-        case CvTConfig():
-            return "stage0.blocks.0.norm1.weight"
 
 
 def sized(cfg: ClassifierConfig, read: Mapping[str, Tensor]) -> ClassifierConfig:
