@@ -104,7 +104,7 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "hole between tensors.safetensors": lambda p: p.write_bytes(header(entry("1", "4,8"), body=bytes(8))),
     "unknown type.safetensors": lambda p: p.write_bytes(header(entry("1", "0,4", "F99"), body=bytes(4))),
     "header of 90 MB of names.safetensors": lambda p: p.write_bytes(header(many(1_600_000))),
-    "header of 2 MB of names.safetensors": lambda p: p.write_bytes(header(many(35_000))),
+    "header of 1 MB of names.safetensors": lambda p: p.write_bytes(header(many(17_500))),
     "header of 90 MB of blanks.safetensors": lambda p: p.write_bytes(header(b"{}" + b" " * (90 << 20))),
     "bomb of 1 GB.npz": lambda p: bomb(p, "a.npy", 1024),
     "bomb of 1 GB.pth": lambda p: bomb(p, "x/data.pkl", 1024),

@@ -32,7 +32,7 @@ _CODES = {
     torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.complex64: "C64",
 }  # fmt: skip
 _DTYPES = {code: dtype for dtype, code in _CODES.items()}
-HEADER = 2 << 20  # bytes: fifteen thousand tensors; a larger one is somebody's bomb
+HEADER = 1 << 20  # bytes: some nine thousand tensors; a larger one is somebody's bomb
 _METADATA = "__metadata__"  # the one name that the format keeps for itself
 
 

@@ -107,10 +107,12 @@ class _Reading(NamedTuple):
 
 def _readings(tensors: Mapping[str, Tensor], name: str | None) -> Iterator[_Reading]:
     """As each network that has as many blocks and is as wide, in each of its layouts, if a rule knows every name."""
-    shapes = {n: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for n, tensor in tensors.items()}
-    counted = _blocks(shapes)
-    widths = {tensor.shape[0] for tensor in shapes.values() if tensor.ndim == 1}
+    counted = _blocks(tensors)
+    widths = {tensor.shape[0] for tensor in tensors.values() if tensor.ndim == 1}
     likely = {n: e for n, e in CATALOG.items() if _counts(e.architecture.backbone) == counted} if name is None else {}
+    if name is None and not likely:
+        return
+    shapes = {n: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for n, tensor in tensors.items()}
     known_reads: dict[tuple[str, str, int], dict[str, Tensor] | None] = {}  # moves ask for nothing but the heads' size
     for known, entry in (likely if name is None else {name: CATALOG[name]}).items():
         if name is None and entry.architecture.backbone.width not in widths:
