@@ -5,9 +5,8 @@ Meta's own files and transformers' have both; timm's have the encoder alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -19,6 +18,8 @@ from .catalog import CATALOG
 from .files import read_tensors, settings
 from .foreign import transformers
 from .foreign.beside import CONFIG
+from .foreign.facts import Facts
+from .foreign.told import ratio
 from .layouts import LAYOUTS, NEW
 from .recognise import recognise
 from .table import rename
@@ -78,17 +79,25 @@ def _config(read: dict[str, Tensor], tensors: dict[str, Tensor], config: Path | 
     if embed is None or embed.ndim != 2 or first is None or first.ndim != 2:
         raise BadInput(f"{path} lacks decoder_embed.weight or decoder_blocks.0.mlp.fc1.weight; get it again")
     depth = len({name.split(".")[1] for name in read if name.startswith("decoder_blocks.")})
-    plain: dict[str, Any] = {} if config is None else settings(config)
-    if config is None:
+    heads, told = HEADS, None
+    if config is not None:
+        plain = settings(config)
+        heads = Facts(plain, str(config)).whole("decoder_num_attention_heads", HEADS)
+        told = transformers.told(plain, str(config), None)
+    if told is None:
         match = next(iter(recognise(tensors)), None)
         if match is None:
             raise BadInput(f"{path} has the encoder of no MAE known here; give a folder with transformers' {CONFIG}")
         encoder = match.architecture.backbone
     else:
-        encoder = transformers.told(plain, str(config), None).config.backbone
+        encoder = told.config.backbone
     if not isinstance(encoder, ViTConfig):
         raise BadInput(f"{path} has the encoder of no MAE known here, but {encoder.looks}; check the file")
-    heads = plain.get("decoder_num_attention_heads", HEADS)
-    width, hidden = embed.shape[0], first.shape[0]
-    decoder = {"decoder_width": width, "decoder_depth": depth, "decoder_heads": heads}
-    return replace(MAEConfig(encoder=encoder), **decoder, decoder_mlp_ratio=hidden / width)
+    width = embed.shape[0]
+    return MAEConfig(
+        encoder=encoder,
+        decoder_width=width,
+        decoder_depth=depth,
+        decoder_heads=heads,
+        decoder_mlp_ratio=ratio(first.shape[0], width),
+    )

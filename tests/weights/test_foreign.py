@@ -451,6 +451,8 @@ def test_pixels_are_those_of_timm(mode: str, crop: float, tmp_path: Path) -> Non
         ("", {"architecture": "resnet50"}, "architecture is 'resnet50', which is not known here"),
         ("", {"architecture": "vit_tiny_patch16_225_x"}, "is not known here"),
         ("", {"memory": 3}, "memory = 3 is not known here"),
+        ("", {"pretrained_cfg": [1]}, "a table is wanted"),
+        ("model_args", {"depth": "two"}, "model_args"),
         ("model_args", {"depth": 3}, "missing"),
         ("model_args", {"block_fn": "parallel"}, "block_fn = 'parallel' is not known here"),
         ("model_args", {"global_pool": "max"}, "global_pool is 'max'; known here is token"),
