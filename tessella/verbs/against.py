@@ -181,7 +181,7 @@ def _timm(folder: Path, model: Model) -> Opened:
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
         tokens = net.forward_features(images)
-        return tokens, net.forward_head(tokens)
+        return tokens.flatten(1, 2) if tokens.ndim == 4 else tokens, net.forward_head(tokens)  # of a Swin: a map
 
     channels = model.preprocess.channels
     return Opened(pixels if channels == 3 else None, run, _published(model))

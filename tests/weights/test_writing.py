@@ -86,7 +86,7 @@ NETWORKS = {
 TIMM = {
     "vit", "vit without bias, tanh gelu", "vit features", "vit not square, grey", "mean of the patches",
     "mean, norm behind it", "attention pool", "scaled, registers, normalised heads", "dinov2", "dinov2 registers",
-    "siglip",
+    "siglip", "swin", "swin features", "swinv2", "swinv2, a window that grew",
 }  # fmt: skip
 TRANSFORMERS = {
     "vit", "vit without bias, tanh gelu", "vit features", "vit with its pooler", "vit not square, grey",
@@ -234,6 +234,13 @@ def test_a_swin_by_its_name_in_timm(tmp_path: Path) -> None:
     x = images(cfg)
     assert error(net(x), outputs_of_timm(tmp_path / "out", x)) <= BAR
     assert open_weights(tmp_path / "out").network.config.backbone == cfg.backbone
+
+
+def test_a_swin_whose_shifted_maps_are_padded_is_refused_by_timm() -> None:
+    padded = staged(SwinConfig(image_size=96, width=24, depths=(2, 2), heads=(2, 4), window=7), 7)
+    with pytest.raises(BadInput, match="timm pads those otherwise; write --to transformers"):
+        describe(card(padded), "timm")
+    assert describe(card(padded), "transformers").layout == "transformers/swin"
 
 
 def test_several_heads_and_numbers_are_refused(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ FIELDS = {
     "qkv_bias": "qkv_bias", "qk_norm": "qk_norm", "init_values": "layer_scale", "class_token": "class_token",
     "reg_tokens": "registers", "num_reg_tokens": "registers", "pre_norm": "norm_pre", "final_norm": "final_norm",
     "in_chans": "channels",
+    "depths": "depths", "window_size": "window", "pretrained_window_sizes": "trained_window",  # of Swins
 }  # fmt: skip
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "quick_gelu": "quick_gelu", "relu": "relu"}
 POOLS = {"token": "cls", "tok": "cls", "avg": "mean", "map": "attention"}
@@ -46,7 +47,7 @@ class Known(NamedTuple):
 
 def told(plain: dict[str, Any], where: str) -> Told:
     facts = Facts(plain, where, IDLE)
-    own = plain.get("pretrained_cfg")
+    own = None if plain.get("pretrained_cfg") is None else facts.inner("pretrained_cfg").plain
     pictures = Facts(plain if own is None else own, where if own is None else f"{where}: pretrained_cfg", IDLE_PICTURES)
     known = network(facts, "architecture")
     config = _changed(known.config, facts)
@@ -125,6 +126,11 @@ def _changed(config: ClassifierConfig, facts: Facts) -> ClassifierConfig:
         changes["mlp"] = args.word("act_layer", ACTIVATIONS)
     if args.take("dynamic_img_pad"):
         changes["indivisible"] = "pad"
+    for name in ("depths", "heads", "window", "trained_window"):
+        if isinstance(changes.get(name), list):
+            changes[name] = tuple(changes[name])
+    if "trained_window" in changes and not any(changes["trained_window"]):
+        changes["trained_window"] = None
     if "mlp_ratio" in changes:
         changes["mlp_ratio"] = args.number("mlp_ratio")
     pool = pooled(config, args if args.has("global_pool") else facts, "global_pool")

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...card import Card, Preprocess
 from ...errors import BadInput
-from ...models.architecture import ClassifierConfig
+from ...models.architecture import ClassifierConfig, PoolConfig
 from ...models.staged import SwinConfig
 from ..catalog import CATALOG, Entry
 from .abroad import Abroad, classes_of, image_of, refuse_other, temperature
@@ -26,10 +26,12 @@ POOLS = {"cls": "token", "mean": "avg", "attention": "map"}
 
 
 def describe(cfg: ClassifierConfig, card: Card) -> Abroad:
+    if isinstance(cfg.backbone, SwinConfig):
+        _refuse_padded(cfg.backbone)
     entry = known(cfg, card)
     classes, image = classes_of(card, cfg), image_of(card)
     if entry is None:
-        name, args, layout = _plain(cfg)
+        name, args, layout = _swin(cfg, cfg.backbone) if isinstance(cfg.backbone, SwinConfig) else _plain(cfg)
     else:
         name, args, layout = named(entry), _changed(cfg, entry), entry.origins[0].layout
     outputs = cfg.classes or cfg.pool.projection
@@ -91,6 +93,33 @@ def _changed(cfg: ClassifierConfig, entry: Entry) -> dict[str, Any]:
     if entry.family == "dinov3":
         args["global_pool"] = "token"  # as the paper, and as ours; timm's own takes the mean
     return args
+
+
+def _refuse_padded(b: SwinConfig) -> None:
+    """timm shifts a map before it pads it: rows of one rim then see those of the other, and the answers differ."""
+    for i, (h, w) in enumerate(b.grids_of(*b.size)):
+        (rows, columns), window = b.tile(i), b.window_of(i)
+        if b.depths[i] > 1 and any(b.shift(i)) and (h % rows or w % columns):
+            what = f"in {b.size} px the {h}x{w} patches of stage {i} are no whole windows of {window}"
+            raise BadInput(f"{what}, and {WHERE} pads those otherwise; write --to transformers, or keep our own folder")
+
+
+def _swin(cfg: ClassifierConfig, b: SwinConfig) -> tuple[str, dict[str, Any], str]:
+    """A SwinTransformer or SwinTransformerV2 by its arguments."""
+    if b.norm_eps != 1e-5 or cfg.pool != PoolConfig(kind="mean"):
+        what = f"{WHERE}'s Swins end in the mean of their patches, with norms at 1e-5"
+        raise BadInput(f"{what}; this network does not; keep our own folder")
+    args: dict[str, Any] = {
+        "img_size": list(b.size), "patch_size": b.patch_size, "in_chans": b.channels, "embed_dim": b.width,
+        "depths": list(b.depths), "num_heads": list(b.heads), "mlp_ratio": b.mlp_ratio,
+        "window_size": [b.window_of(i) for i in range(len(b.depths))],
+    }  # fmt: skip
+    if len({*args["window_size"]}) == 1:  # a list of two would be height and width
+        args["window_size"] = b.window_of(0)
+    if b.version == "v1":
+        return "swin_tiny_patch4_window7_224", args, "timm/swin"
+    args["pretrained_window_sizes"] = list(b.trained_window or (0,) * len(b.depths))
+    return "swinv2_tiny_window8_256", args, "timm/swin"
 
 
 def _plain(cfg: ClassifierConfig) -> tuple[str, dict[str, Any], str]:
