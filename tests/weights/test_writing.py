@@ -161,7 +161,7 @@ def test_opened_there_it_says_the_same_or_is_refused(name: str, library: str, tm
     back = open_weights(folder)
     if library == "timm" or (folder / "preprocessor_config.json").is_file():
         assert back.card.preprocess["image"].mean == card(cfg).preprocess["image"].mean
-    assert back.card.licence == ("mit" if library == "timm" else None)
+    assert back.card.licence == "mit"
     again = Classifier(back.network.config).eval()
     again.load_state_dict(back.classifier_tensors)
     assert error(net(x), again(x)) <= BAR, "what we write there we read as what it was"
