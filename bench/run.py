@@ -27,6 +27,8 @@ COMMANDS = (
     "shards",
     "planted",
     "report",
+    "loading",
+    "hostile",
     "cifar",
     "dry_run",
     "flowers",
