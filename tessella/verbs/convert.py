@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json as _json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+import torch
+from torch import Tensor
+
 from ..config import nearest
-from ..errors import BadInput, readable
+from ..errors import BadInput, TessellaError, readable
 from ..runtime.load import load
-from ..weights.io import write_model
+from ..weights.io import read_model, write_model
 from ..weights.lora_writer import LoraSettings, Written, write_adapter
 from ..weights.opened import open_weights
 from ..weights.upload import push as upload
@@ -74,6 +78,7 @@ def convert(
     lost: tuple[str, ...]
     if library is None:
         write_model(folder, tensors, card)
+        _refuse_other(folder, tensors)
         opens, lost, page = ("import tessella", f'model = tessella.load("{folder}")'), (), readme(card, OWN)
     else:
         told = describe(card, library)
@@ -82,6 +87,16 @@ def convert(
     where = upload(folder, push, page) if push is not None else ""
     shown = tuple(line.replace("FOLDER", str(folder)) for line in opens)
     return Converted(str(source), folder, to, len(tensors), card.licence, shown, lost, where)
+
+
+def _refuse_other(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """What lies there now is what was meant, bit for bit."""
+    back = read_model(folder)[1]
+    wrong = [
+        n for n in tensors.keys() | back.keys() if not (n in back and n in tensors and torch.equal(back[n], tensors[n]))
+    ]
+    if wrong:
+        raise TessellaError(f"{folder}: {wrong[0]} is not what was written; is the disk sound? write it again")
 
 
 def extract(

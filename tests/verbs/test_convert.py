@@ -57,3 +57,17 @@ def test_wrong_words_are_one_line(tmp_path: Path) -> None:
         done = commands.run("convert", tmp_path / "nothing", tmp_path / "out", *words)
         assert done.code == 2 and says in done.err and done.err.count("\n") == 1, done.err
         assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_keeps_something_else_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mutation: one number of what lies there."""
+    from tessella.errors import TessellaError
+    from tessella.verbs import convert
+
+    tensors = {"a": torch.ones(2), "b": torch.zeros(2)}
+    monkeypatch.setattr(convert, "read_model", lambda _: (None, dict(tensors)))
+    convert._refuse_other(tmp_path, tensors)
+    for other in ({"a": torch.ones(2)}, tensors | {"b": torch.ones(2)}, tensors | {"c": torch.ones(1)}):
+        monkeypatch.setattr(convert, "read_model", lambda _, other=other: (None, other))
+        with pytest.raises(TessellaError, match="is not what was written"):
+            convert._refuse_other(tmp_path, tensors)
