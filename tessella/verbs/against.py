@@ -85,12 +85,14 @@ def compare(model: Model, library: Peer, pictures: Sequence[str | Path] = ()) ->
         raise BadInput(f"only a classifier or its backbone can be compared, not a {type(network).__name__}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "abroad"
-        write_abroad(folder, network.state_dict(), model.card, library)
+        lost = write_abroad(folder, network.state_dict(), model.card, library).lost
         paths = [Path(p) for p in pictures] or _scenes(Path(temporary))
         other = OPEN[library](folder, model)
         rows = tuple(_row(model, network, other, path, named=bool(pictures)) for path in paths)
     found = Comparison(library, version, rows, ())
-    return Comparison(library, version, rows, (*_preparing(model.preprocess, other.says, library), *_apart(found)))
+    return Comparison(
+        library, version, rows, (*_preparing(model.preprocess, other.says, library), *_apart(found, lost))
+    )
 
 
 def _library(name: str, part: str = "") -> Any:
@@ -136,10 +138,12 @@ def _error(ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-30))
 
 
-def _apart(found: Comparison) -> list[str]:
+def _apart(found: Comparison, lost: Sequence[str]) -> list[str]:
+    """`lost`: what the conversion could not say there, which may be why pictures differ."""
     out = []
     if found.pixels is not None and found.pixels > LEVEL + 1e-3:
         out.append(f"pixels differ by up to {found.pixels:.3g} of 255: {found.library} prepares pictures otherwise")
+        out[-1] += f" (not said there: {'; '.join(lost)})" if lost else ""
     for what, value in (("tokens", found.tokens), ("outputs", found.outputs)):
         if value is not None and value > BAR:
             out.append(f"{what} differ by up to {value:.1e} of the largest value")
