@@ -12,6 +12,7 @@ import torch
 
 from tessella import build, parallel
 from tessella.build import Run, derive, identity
+from tessella.build.derived import fitting_batch
 from tessella.config import encode, flatten
 from tessella.data.origins.open import open_data
 from tessella.data.pixels.mix import MixConfig
@@ -131,7 +132,7 @@ def test_a_passing_file_counts_as_given(photos: Path, splits: Splits) -> None:
 
 @pytest.mark.parametrize(("wanted", "pictures", "batch"), [(64, 10_000, 64), (64, 400, 32), (64, 65, 8), (64, 5, 8)])
 def test_small_sets_get_small_batches(wanted: int, pictures: int, batch: int) -> None:
-    assert build._batch(wanted, pictures) == batch
+    assert fitting_batch(wanted, pictures) == batch
 
 
 def test_a_batch_that_cannot_be_shared(photos: Path, splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:

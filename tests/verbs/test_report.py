@@ -14,7 +14,7 @@ from commands import World
 
 import tessella as ts
 from tessella import build
-from tessella.build import Run
+from tessella.build import Run, built
 from tessella.card import Head
 from tessella.config import decode
 from tessella.data.loading.quarantine import Quarantine
@@ -141,7 +141,7 @@ def test_predictions_without_room_cost_one_line(
     def full(path: Path, heads: Any) -> None:
         raise DiskFull("no room")
 
-    monkeypatch.setattr(build, "keep", full)
+    monkeypatch.setattr(built, "keep", full)
     run = trained(world)
     assert "the predictions are not kept (no room)" in capsys.readouterr().err
     assert run.metrics and "Worst mistakes" in (run.folder / "report.html").read_text(encoding="utf-8")

@@ -1,0 +1,24 @@
+"""From a `Run` (plain settings) to objects: data, objective, evaluation. The only room that sees a whole run."""
+
+from .built import PREDICTIONS, QUARANTINE, Built, identity, loader_of, objects, outputs_of, settings
+from .derived import MIXES, Choices, backbone_of, class_weights, default_preprocess, derive
+from .run import FREE, Run
+
+__all__ = [
+    "FREE",
+    "MIXES",
+    "PREDICTIONS",
+    "QUARANTINE",
+    "Built",
+    "Choices",
+    "Run",
+    "backbone_of",
+    "class_weights",
+    "default_preprocess",
+    "derive",
+    "identity",
+    "loader_of",
+    "objects",
+    "outputs_of",
+    "settings",
+]

@@ -1,0 +1,216 @@
+"""From a settled run to what trains it: data, objective, evaluation, and what writes the model folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import __version__, parallel
+from ..card import Card, Head
+from ..config import encode, flatten
+from ..data.loading.kept import Kept, gathered, joined
+from ..data.loading.loader import Loader, LoaderConfig, Stream, once
+from ..data.loading.pictures import Pictures
+from ..data.loading.quarantine import Quarantine, tell
+from ..data.pixels.finish import Finish
+from ..data.source import Source, Splits
+from ..errors import BadInput, TessellaError
+from ..metrics.heads import figures, names
+from ..metrics.kept import keep
+from ..metrics.predictions import Predictions, fill
+from ..models.classifier import Classifier
+from ..objectives.classify import Classify, ClassifyConfig
+from ..objectives.objective import Batch, Objective
+from ..training import Job, choose
+from ..training.batch import move
+from ..training.seeds import reseed
+from ..training.trainer import Infer
+from ..weights.io import load_into, write_model
+from .run import FREE, Run
+
+QUARANTINE = "quarantine.jsonl"  # in the run folder: pictures that cannot be read, each with the reason
+PREDICTIONS = "predictions.npz"  # in the run folder: what the model that ships says of every held-out picture
+LOOKED_AT = 32  # pictures at a time, where each is seen once
+
+
+@dataclass(frozen=True)
+class Built:
+    """A run, ready to be trained."""
+
+    objective: Objective
+    batches: Callable[[int], Iterator[Batch]]
+    job: Job
+
+
+def objects(
+    run: Run, splits: Splits, folder: Path, allow: tuple[str, ...] = (), start: Mapping[str, Tensor] | None = None
+) -> Built:
+    """Weights drawn from `train.seed` where `start` has none, loaders, evaluation, and what writes the model folder."""
+    if run.preprocess is None:
+        raise BadInput("run.preprocess is not settled; call build.derive first")
+    if run.train.best and run.train.best not in names(splits.heads):
+        known = ", ".join(names(splits.heads))
+        raise BadInput(f"train.best is {run.train.best!r}, but the evaluation gives {known}; name one of these")
+    reseed(run.train.seed, -1)
+    objective = _objective(run, splits.heads)
+    if start:
+        load_into(objective.model, {**objective.model.state_dict(), **start})
+    bad = _quarantine(run, splits.train, folder, "train")
+    loader = loader_of(run, splits, bad, parallel.rank(), parallel.world())
+
+    def ship(tensors: dict[str, Tensor], metrics: dict[str, float], step: int) -> None:
+        write_model(folder / "model", tensors, _card(run, splits.heads, metrics, step))
+
+    job = Job(
+        folder=folder,
+        identity=identity(run, splits),
+        allow=allow,
+        finish=Finish(run.preprocess) if run.features == "each" else None,
+        evaluate=_evaluation(run, splits, folder, objective) if splits.val is not None else None,
+        ship=ship,
+        feed=loader,
+    )
+    if run.features == "each":
+        return Built(objective, loader.batches, job)
+    _freeze_all_but_heads(objective.model)
+
+    def batches(start_step: int) -> Iterator[Batch]:
+        """Seen when training starts, not before: only then has the network its weights, or those of a saved state."""
+        kept = _seen(run, splits.train, objective, bad)
+        return Loader(kept, replace(loader.cfg, workers=0), bad).batches(start_step)
+
+    return Built(objective, batches, job)
+
+
+def _freeze_all_but_heads(network: nn.Module) -> None:
+    assert isinstance(network, Classifier)
+    network.requires_grad_(False)
+    for head in (network.head, network.head_dist):
+        head.requires_grad_(True)
+
+
+def _seen(run: Run, source: Source, objective: Objective, bad: Quarantine) -> Kept:
+    """What the network makes of each picture, as in evaluation: all ranks look at some, and know all."""
+    assert run.preprocess is not None
+    network, device = objective.model, torch.device(choose.device(run.train.device)[0])
+    assert isinstance(network, Classifier)
+    finish, training = Finish(run.preprocess).to(device), network.training
+    precision = choose.precision(run.train.precision, device.type)[0]
+    pictures, rank, world = Pictures(source, run.preprocess), parallel.rank(), parallel.world()
+
+    def see(batch: Batch) -> Tensor:
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            return network.features(finish(move(batch, device))["image"]).float().cpu()
+
+    if parallel.is_main():
+        tell(f"looking at {len(source):,} pictures, each once")
+    network.eval()
+    mine = gathered(once(pictures, LOOKED_AT, run.data.workers, rank, world, bad), see)
+    network.train(training)
+    return Kept(source, joined(parallel.gather_objects(mine)))
+
+
+def loader_of(run: Run, splits: Splits, quarantine: Quarantine, rank: int = 0, ranks: int = 1) -> Loader:
+    """The training pictures, augmented, mixed and in order: what they are follows from the run alone."""
+    assert run.preprocess is not None
+    pictures = Pictures(splits.train, run.preprocess, run.data.augment, run.train.seed, run.data.mix)
+    cut = LoaderConfig(
+        batch=run.train.batch,
+        seed=run.train.seed,
+        balance=run.data.balance,
+        repeats=run.data.repeats,
+        workers=run.data.workers,
+        pin=torch.device(choose.device(run.train.device)[0]).type == "cuda",
+        rank=rank,
+        ranks=ranks,
+    )
+    return Loader(pictures, cut, quarantine)
+
+
+def _quarantine(run: Run, source: Source, folder: Path, part: str) -> Quarantine:
+    """All parts and ranks share one list in the run folder."""
+    return Quarantine(folder / QUARANTINE, len(source), run.data.max_bad, part)
+
+
+def _evaluation(run: Run, splits: Splits, folder: Path, objective: Objective) -> Callable[[Infer], dict[str, float]]:
+    assert run.preprocess is not None and splits.val is not None
+    held_out, rank, world = Pictures(splits.val, run.preprocess), parallel.rank(), parallel.world()
+    bad, batch = _quarantine(run, splits.val, folder, "val"), max(1, run.train.batch // world)
+    source, heads = splits.val, splits.heads
+    kept: list[Kept] = []
+
+    def batches() -> Stream:
+        if run.features == "each":
+            return once(held_out, batch, run.data.workers, rank, world, bad)
+        if not kept:
+            kept.append(_seen(run, source, objective, bad))
+        return once(kept[0], batch, 0, rank, world, bad)
+
+    def evaluate(infer: Infer) -> dict[str, float]:
+        found = fill(infer, batches(), heads)
+        told = figures(found, heads)
+        if parallel.is_main():  # with `train.best` the last look of a run is at what ships
+            _keep(folder, found)
+        return told
+
+    return evaluate
+
+
+def _keep(folder: Path, found: dict[str, Predictions]) -> None:
+    """For the report. A disk that has no room for it costs no training."""
+    try:
+        keep(folder / PREDICTIONS, found)
+    except TessellaError as error:
+        tell(f"the predictions are not kept ({error}); the run goes on, its report will lack them")
+
+
+def _objective(run: Run, heads: tuple[Head, ...]) -> Objective:
+    match run.objective:
+        case ClassifyConfig():
+            return Classify(run.objective, Classifier(run.model), heads)
+
+
+def identity(run: Run, splits: Splits) -> dict[str, Any]:
+    """What must be the same when a run goes on: every setting that changes results, the data, the classes."""
+    data = {
+        "data.train": splits.train.fingerprint(),
+        "data.val": splits.val.fingerprint() if splits.val is not None else None,
+    }
+    return settings(run) | data | outputs_of(splits)
+
+
+def outputs_of(splits: Splits) -> dict[str, Any]:
+    """What the outputs of the network mean."""
+    if not splits.targets:
+        return {"classes": list(splits.classes)}
+    return {f"target {head.name}": [head.task, *head.classes] for head in splits.targets}
+
+
+def settings(run: Run) -> dict[str, Any]:
+    """What must not change between stop and resume, without the data."""
+    return {k: v for k, v in flatten(encode(run)).items() if k not in FREE}
+
+
+def _card(run: Run, heads: tuple[Head, ...], metrics: dict[str, float], step: int) -> Card:
+    assert run.preprocess is not None
+    origin = {"weights": Path(run.weights).name, "weights_sha256": run.weights_sha256} if run.weights else {}
+    return Card(
+        architecture=encode(run.model),
+        heads=heads,
+        preprocess={"image": run.preprocess},
+        licence=run.licence,
+        metrics=metrics,
+        provenance={
+            "tessella": __version__,
+            "torch": torch.__version__,
+            "run": run.name,
+            "step": step,
+            "seed": run.train.seed,
+            **origin,
+        },
+    )
