@@ -379,11 +379,17 @@ class MAEConfig:
     decoder_depth: int = 8  # blocks
     decoder_heads: int = 16  # of attention
     decoder_mlp_ratio: float = 4.0  # features between fc1 and fc2 / width
+    pool: Literal["cls", "mean"] | None = None  # how its features are read without the decoder; None: by its tokens
+    normalised: bool = True  # it says patches with mean 0 and deviation 1 (norm_pix_loss), not pixels
 
     def __post_init__(self) -> None:
-        good = self.encoder.stride is None and self.encoder.embed != "stem"
-        _require(good, "a decoder says what patches held that lie side by side: leave encoder.stride and a stem out")
-        _ = self.decoder  # refuses what is no network
+        _refuse_apart(self.encoder)
+        _ = self.decoder, self.classifier  # which refuse what is no network
+
+    @property
+    def classifier(self) -> ClassifierConfig:
+        """The encoder with its pool."""
+        return _headless(self.encoder, self.pool)
 
     @property
     def decoder(self) -> ViTConfig:
@@ -404,6 +410,36 @@ class MAEConfig:
             position="sincos",
             indivisible=e.indivisible,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PainterConfig:
+    """A backbone that sees a picture of which something is missing, and a linear layer that says what it was."""
+
+    encoder: ViTConfig = field(default_factory=ViTConfig)
+    lacks: Literal["token", "pixels", "colour"] = "token"  # hidden patches: a learned token, or blank; or all is grey
+    pool: Literal["cls", "mean"] | None = None  # how its features are read without the decoder; None: by its tokens
+
+    def __post_init__(self) -> None:
+        _refuse_apart(self.encoder)
+        colours = self.encoder.channels
+        _require(self.lacks != "colour" or colours > 1, f"pictures of {colours} channel have no colour to be said")
+        _ = self.classifier
+
+    @property
+    def classifier(self) -> ClassifierConfig:
+        """The encoder with its pool."""
+        return _headless(self.encoder, self.pool)
+
+
+def _refuse_apart(encoder: ViTConfig) -> None:
+    what = "a decoder says what patches held that lie side by side"
+    _require(encoder.stride is None, f"{what}: leave encoder.stride out")
+
+
+def _headless(encoder: ViTConfig, pool: Literal["cls", "mean"] | None) -> ClassifierConfig:
+    kind = pool or ("cls" if encoder.class_token else "mean")
+    return ClassifierConfig(backbone=encoder, pool=PoolConfig(kind=kind), classes=0)
 
 
 def _require(good: bool, otherwise: str) -> None:

@@ -8,14 +8,15 @@ import torch
 from torch import nn
 
 from ..config import decode
-from .architecture import Backbone, ClassifierConfig, MAEConfig
+from .architecture import Backbone, ClassifierConfig, MAEConfig, PainterConfig
 from .classifier import Classifier, built
 from .cvt import CvT
 from .mae import MaskedAutoencoder
+from .painter import Painter
 from .swin import Swin
 from .vit import ViT
 
-Architecture = ClassifierConfig | MAEConfig | Backbone
+Architecture = ClassifierConfig | MAEConfig | PainterConfig | Backbone
 
 
 def network(architecture: dict[str, Any], *, empty: bool = False) -> nn.Module:
@@ -26,9 +27,9 @@ def network(architecture: dict[str, Any], *, empty: bool = False) -> nn.Module:
     """
     cfg: Architecture = decode(Architecture, architecture, "architecture")
     if not empty:
-        return _build(cfg)
+        return make(cfg)
     with torch.device("meta"):
-        net = _build(cfg)
+        net = make(cfg)
     _allocate(net)
     net.init_buffers()
     return net
@@ -43,11 +44,14 @@ def _allocate(net: nn.Module) -> None:
             setattr(part, name, torch.empty(b.shape, dtype=b.dtype))
 
 
-def _build(cfg: Architecture) -> Classifier | MaskedAutoencoder | ViT | Swin | CvT:
+def make(cfg: Architecture) -> Classifier | MaskedAutoencoder | Painter | ViT | Swin | CvT:
+    """The network with its random start."""
     match cfg:
         case ClassifierConfig():
             return Classifier(cfg)
         case MAEConfig():
             return MaskedAutoencoder(cfg)
+        case PainterConfig():
+            return Painter(cfg)
         case _:
             return built(cfg)

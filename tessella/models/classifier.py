@@ -18,7 +18,7 @@ from .staged import CvTConfig, SwinConfig
 from .swin import Swin
 from .vit import Tokens, ViT, init_layers
 
-__all__ = ["AttentionPool", "Classifier", "ClassifierConfig", "Logits", "Pool", "PoolConfig", "built"]
+__all__ = ["AttentionPool", "Classifier", "ClassifierConfig", "Logits", "Pool", "PoolConfig", "around", "built"]
 
 
 class AttentionPool(nn.Module):
@@ -71,14 +71,10 @@ class Pool(nn.Module):
         self.projection = nn.Linear(width, cfg.projection, bias=False) if cfg.projection else nn.Identity()
 
     def forward(self, tokens: Tokens) -> Tensor:
-        match self.kind:
-            case "cls":
-                assert tokens.cls is not None, "ClassifierConfig refuses this pool without a class token"
-                x = tokens.cls
-            case "mean":  # a class token, if there is one, still takes part as something to attend to
-                x = tokens.patches.mean(dim=1)
-            case "attention":
-                x = self.attn_pool(tokens.together() if self.prefix else tokens.patches)
+        if self.kind == "attention":
+            x = self.attn_pool(tokens.together() if self.prefix else tokens.patches)
+        else:
+            x = tokens.pooled(self.kind)
         pooled: Tensor = self.projection(self.tanh(self.pre_logits(self.fc_norm(x))))
         return pooled
 
@@ -98,6 +94,14 @@ def built(cfg: Backbone) -> ViT | Swin | CvT:
             return Swin(cfg)
         case CvTConfig():
             return CvT(cfg)
+
+
+def around(backbone: ViT | Swin | CvT, cfg: ClassifierConfig) -> Classifier:
+    """A classifier on a backbone that is there already and stays whose it is; pool and head must have no weights."""
+    with torch.device("meta"):
+        out = Classifier(cfg)
+    out.backbone = backbone
+    return out.train(backbone.training)
 
 
 class Classifier(nn.Module):

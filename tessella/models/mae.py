@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from .architecture import MAEConfig
+from .classifier import Classifier, around
 from .layers import norm_layer
+from .patches import blanked, hidden
 from .position import Place, resample, sincos
 from .vit import Block, Tokens, ViT, init_layers
 
@@ -57,7 +59,21 @@ class MaskedAutoencoder(nn.Module):
 
     def forward(self, images_BCHW: Tensor, keep: Tensor | None = None) -> Tensor:
         """`keep` (B, n): which patches the encoder sees; None: all. To (B, N, O), of those that it saw as well."""
+        encoder = self.cfg.encoder
+        if keep is not None and encoder.embed == "stem":
+            # it sees across the border of its patch: what is hidden must not be there at all
+            rows, columns = encoder.grid_of(*images_BCHW.shape[-2:])
+            images_BCHW = blanked(images_BCHW, hidden(keep, rows * columns), encoder.patch_size)
         return self.decode(self.backbone(images_BCHW, keep=keep), keep)
+
+    def embed(self, images_BCHW: Tensor) -> Tensor:
+        """Features (B, D) of whole pictures, as whoever has no use for the decoder takes them."""
+        tokens: Tokens = self.backbone(images_BCHW)
+        return tokens.pooled(self.cfg.classifier.pool.kind)
+
+    def classifier(self) -> Classifier:
+        """The encoder with its pool: it is shared, not copied."""
+        return around(self.backbone, self.cfg.classifier)
 
     def decode(self, tokens: Tokens, keep: Tensor | None = None) -> Tensor:
         """What the encoder returned for these `keep` (B, n), to (B, N, O)."""

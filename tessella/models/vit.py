@@ -39,6 +39,14 @@ class Tokens(NamedTuple):
         """The patches as a map (B, D, h, w)."""
         return to_map(self.patches, self.grid)
 
+    def pooled(self, kind: str) -> Tensor:
+        """One vector (B, D): the class token ("cls"), or the mean of the patches; a class token, if there is one,
+        still takes part as something to attend to."""
+        if kind == "mean":
+            return self.patches.mean(dim=1)
+        assert self.cls is not None, "ClassifierConfig refuses this pool without a class token"
+        return self.cls
+
     def together(self) -> Tensor:
         """All tokens (B, T, D), in the order of the blocks."""
         single = [token[:, None] for token in (self.cls, self.distill) if token is not None]

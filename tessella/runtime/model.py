@@ -22,6 +22,8 @@ from ..data.pixels.preview import encoded
 from ..data.pixels.transforms import prepare
 from ..errors import BadInput, readable
 from ..models.classifier import Classifier
+from ..models.mae import MaskedAutoencoder
+from ..models.painter import Painter
 from .answers import Answer, answers
 
 PREVIEW = 128  # pixels of the picture beside a prediction in a notebook
@@ -109,16 +111,16 @@ class Model:
 
     def logits(self, paths: Paths, batch: int = 16) -> Array:
         """(N, classes), fp32: what all heads say, side by side in the order of the card."""
-        return self._run(self._classifier(), paths, batch)[1]
+        return self._run(self.classifier, paths, batch)[1]
 
     def embed(self, paths: Paths, batch: int = 16) -> Array:
         """(N, width): the pooled features before the head, fp32."""
-        return self._run(self._classifier().embed, paths, batch)[1]
+        return self._run(self.classifier.embed, paths, batch)[1]
 
     def predict(self, paths: Paths, top: int = 5, batch: int = 16, on_bad: OnBad | None = None) -> list[Prediction]:
         """A picture that cannot be read is an error; with `on_bad` it is told there and has no answer. `top`: how many
         classes each head that says one names; of tags those that are likely."""
-        network = self._classifier()
+        network = self.classifier
         if not self.card.heads:
             raise BadInput(
                 "this model has no head, so there is nothing to predict; start a training from it: train --weights"
@@ -130,11 +132,16 @@ class Model:
         first = self.card.heads[0].name
         return [Prediction(name, said[first].names, said[first].probabilities, said) for name, said in found]
 
-    def _classifier(self) -> Classifier:
-        if not isinstance(self.network, Classifier):
-            kind = type(self.network).__name__
-            raise BadInput(f"this model is a {kind}; only a Classifier has class logits and embeddings")
-        return self.network
+    @property
+    def classifier(self) -> Classifier:
+        """What has features, and a head if there is one; of a network with a decoder the encoder and its pool."""
+        match self.network:
+            case Classifier():
+                return self.network
+            case MaskedAutoencoder() | Painter():
+                return self.network.classifier()
+        kind = type(self.network).__name__
+        raise BadInput(f"this model is a {kind}; only a Classifier has class logits and embeddings")
 
     @torch.no_grad()
     def _run(self, function: Any, paths: Paths, batch: int, on_bad: OnBad | None = None) -> tuple[list[str], Array]:

@@ -30,7 +30,7 @@ from ..metrics.predictions import Array
 from ..metrics.ranking import auroc, average_precision
 from ..models.classifier import Classifier
 from ..runtime.model import Model
-from .labelled import Reading, classifier_of, features, how_read, opened
+from .labelled import Reading, features, how_read, opened
 
 SHOWN = 10  # strangest pictures that are printed
 HELD_OUT = 0.2  # share of the good ones to judge, where the data has no part for that
@@ -171,7 +171,7 @@ class _Found(NamedTuple):
 
 
 def _by_whole(model: Model, known: Source, asked: Source, reading: Reading, cfg: AnomalyConfig) -> _Found:
-    embed = classifier_of(model).embed
+    embed = model.classifier.embed
     usual, others = (features(model, part, reading, embed) for part in (known, asked))
     own = distances(usual.vectors, usual.vectors, cfg.neighbours, itself=True)
     values = distances(usual.vectors, others.vectors, cfg.neighbours)
@@ -181,7 +181,7 @@ def _by_whole(model: Model, known: Source, asked: Source, reading: Reading, cfg:
 
 def _by_patches(model: Model, known: Source, asked: Source, reading: Reading, cfg: AnomalyConfig) -> _Found:
     """For the limit each part of the known pictures is compared with the other parts: by itself each is the nearest."""
-    network, rng = classifier_of(model), np.random.default_rng(cfg.seed)
+    network, rng = model.classifier, np.random.default_rng(cfg.seed)
     each = -(-cfg.patches // len(known))
 
     def some(images: Tensor) -> Tensor:

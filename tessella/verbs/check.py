@@ -211,8 +211,7 @@ class Learned:
 
 def _learned(whole: Whole, cfg: CheckConfig, model: Model) -> Learned:
     """Embeddings, through the model's own preprocessing and the loader: archives and tables have no paths."""
-    if not isinstance(model.network, Classifier):
-        raise BadInput(f"{cfg.model} is a {type(model.network).__name__}; only a Classifier has embeddings to compare")
+    network = model.classifier
     rows: list[int] = []
     pooled: list[NDArray[np.float32]] = []
     deep: list[NDArray[np.float32]] = []
@@ -229,7 +228,7 @@ def _learned(whole: Whole, cfg: CheckConfig, model: Model) -> Learned:
                     continue
                 with torch.no_grad():
                     images = model.finish({"image": batch["image"].to(model.device)})["image"]
-                    both = embeddings(model.network, images)
+                    both = embeddings(network, images)
                 pooled.append(both[0].float().cpu().numpy())
                 deep.append(both[1].float().cpu().numpy())
                 rows += [position[picture] for picture in batch["ids"]]

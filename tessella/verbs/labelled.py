@@ -19,7 +19,6 @@ from ..data.loading.quarantine import Quarantine
 from ..data.origins.open import absolute
 from ..data.source import DataConfig, Source
 from ..errors import BadInput
-from ..models.classifier import Classifier
 from ..runtime.load import load
 from ..runtime.model import Model
 from ..training import choose
@@ -49,7 +48,7 @@ def opened(source: str | Path, like: str | None, reading: Reading, headless: boo
 
 def at_size(model: Model, side: int) -> Model:
     """The same network before pictures of another size; its positions are resampled."""
-    backbone = classifier_of(model).cfg.backbone
+    backbone = model.classifier.cfg.backbone
     if not backbone.tiles(side):
         least, step = backbone.least, backbone.step
         below = least + max(0, side - least) // step * step
@@ -59,12 +58,6 @@ def at_size(model: Model, side: int) -> Model:
     image = replace(model.preprocess, size=(side, side))
     card = replace(model.card, preprocess={**model.card.preprocess, "image": image})
     return Model(model.network, card, model.device)
-
-
-def classifier_of(model: Model) -> Classifier:
-    if not isinstance(model.network, Classifier):
-        raise BadInput(f"this model is a {type(model.network).__name__}; only a Classifier can be judged like this")
-    return model.network
 
 
 def says(

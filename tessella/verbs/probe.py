@@ -24,7 +24,7 @@ from ..metrics.predictions import Array, Predictions
 from ..metrics.summary import summary
 from ..runtime.model import Model
 from .evaluate import Evaluation
-from .labelled import Features, Reading, classifier_of, features, how_read, opened, trained_on
+from .labelled import Features, Reading, features, how_read, opened, trained_on
 
 KINDS = ("knn", "linear")
 
@@ -75,7 +75,7 @@ def _labelled(splits: Splits) -> tuple[Source, Source]:
 
 def _features(model: Model, source: Source, reading: Reading) -> Features:
     assert source.labels is not None
-    return features(model, source.take(np.flatnonzero(source.labels >= 0)), reading, classifier_of(model).embed)
+    return features(model, source.take(np.flatnonzero(source.labels >= 0)), reading, model.classifier.embed)
 
 
 def _answers(kind: str, known: tuple[Array, Array], asked: Array, classes: int) -> tuple[Array, dict[str, Any]]:

@@ -79,10 +79,11 @@ def _config(read: dict[str, Tensor], tensors: dict[str, Tensor], config: Path | 
     if embed is None or embed.ndim != 2 or first is None or first.ndim != 2:
         raise BadInput(f"{path} lacks decoder_embed.weight or decoder_blocks.0.mlp.fc1.weight; get it again")
     depth = len({name.split(".")[1] for name in read if name.startswith("decoder_blocks.")})
-    heads, told = HEADS, None
+    heads, told, normalised = HEADS, None, True  # as what Meta and transformers have published
     if config is not None:
         plain = settings(config)
         heads = Facts(plain, str(config)).whole("decoder_num_attention_heads", HEADS)
+        normalised = Facts(plain, str(config)).flag("norm_pix_loss", False)
         told = transformers.told(plain, str(config), None)
     if told is None:
         match = next(iter(recognise(tensors)), None)
@@ -100,4 +101,5 @@ def _config(read: dict[str, Tensor], tensors: dict[str, Tensor], config: Path | 
         decoder_depth=depth,
         decoder_heads=heads,
         decoder_mlp_ratio=ratio(first.shape[0], width),
+        normalised=normalised,
     )

@@ -28,11 +28,17 @@ AUTOENCODER: list[Pair] = [
     ("mask_token", "mask_token"),
     ("backbone.{*rest}", "{*rest}"),
 ]
+PAINTER: list[Pair] = [
+    ("decoder.{*rest}", "decoder.{*rest}"),
+    ("mask_token", "mask_token"),
+    ("backbone.{*rest}", "{*rest}"),
+]
 
 _TABLES = {
     "ClassifierConfig": Table(PAIRS),
     "ClassifierConfig of SwinConfig": Table(SWIN),
     "MAEConfig": Table(AUTOENCODER),
+    "PainterConfig": Table(PAINTER),
 }
 # by the kind of architecture, and of backbone where timm has other names; backbones alone keep their names
 

@@ -15,7 +15,7 @@ from ..card import Card, Head, Preprocess, verify
 from ..config import decode, encode
 from ..config import nearest as nearest_name
 from ..errors import BadInput
-from ..models.architecture import Backbone, ClassifierConfig, MAEConfig
+from ..models.architecture import Backbone, ClassifierConfig, MAEConfig, PainterConfig
 from ..models.presets import PRESETS, classifier
 from . import described, hub, labels, lora, native
 from .catalog import CATALOG, COUNTS, Entry
@@ -48,11 +48,12 @@ class Weights:
 
     @property
     def network(self) -> Network:
-        """As a classifier: a backbone that was trained without labels is one without a head; of MAE the encoder."""
-        known = ClassifierConfig | MAEConfig | Backbone
+        """As a classifier: a backbone that was trained without labels is one without a head; of what has a decoder as
+        well the encoder."""
+        known = ClassifierConfig | MAEConfig | PainterConfig | Backbone
         cfg = decode(known, self.card.architecture, f"{self.place}: architecture")
-        if isinstance(cfg, MAEConfig):
-            cfg = cfg.encoder
+        if isinstance(cfg, (MAEConfig, PainterConfig)):
+            cfg = cfg.classifier
         if not isinstance(cfg, ClassifierConfig):
             cfg = classifier(cfg, 0)
         named = self.card.provenance.get("labels", not self.bare)
@@ -61,7 +62,7 @@ class Weights:
     @property
     def classifier_tensors(self) -> dict[str, Tensor]:
         """By the names that `network` has for them."""
-        if self.card.architecture["type"] == MAEConfig.__name__:
+        if self.card.architecture["type"] in (MAEConfig.__name__, PainterConfig.__name__):
             return {name: tensor for name, tensor in self.tensors.items() if name.startswith("backbone.")}
         inside = "" if self.card.architecture["type"] == ClassifierConfig.__name__ else "backbone."
         return {inside + name: tensor for name, tensor in self.tensors.items()}

@@ -151,7 +151,9 @@ def test_network_from_a_card() -> None:
     empty.load_state_dict(net.state_dict())
     images = torch.randn(2, 3, 16, 16)
     assert torch.equal(net.eval()(images), empty.eval()(images))
-    with pytest.raises(BadInput, match=r"choose one of ClassifierConfig, CvTConfig, MAEConfig, SwinConfig, ViTConfig"):
+    with pytest.raises(
+        BadInput, match=r"choose one of ClassifierConfig, CvTConfig, MAEConfig, PainterConfig, SwinConfig, ViTConfig"
+    ):
         network({TAG: "Swin"})
     plain = encode(cfg)
     plain["backbone"]["widht"] = 3

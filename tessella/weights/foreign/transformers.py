@@ -110,9 +110,11 @@ def _pooler(facts: Facts) -> None:
 
 
 def _vit(facts: Facts) -> Told:
-    _known(facts, "ViTModel", "ViTForImageClassification")
+    wrote = _known(facts, "ViTModel", "ViTForImageClassification", "ViTForMaskedImageModeling")
     _pooler(facts)
     backbone = _backbone(facts, {}, qkv_bias=facts.flag("qkv_bias", True))
+    if wrote == "ViTForMaskedImageModeling":  # the encoder alone, as of MAE; weights/painter.py has the rest
+        return _as(facts, ClassifierConfig(backbone=backbone, classes=0), "mae", before="vit.")
     return _as(facts, ClassifierConfig(backbone=backbone), "vit", before="vit.")
 
 
