@@ -20,6 +20,7 @@ from ..errors import BadInput
 from .names import Names
 from .pixels.augment import AugmentConfig
 from .pixels.mix import MixConfig
+from .pixels.views import Views
 
 Rows = NDArray[np.int64]
 Labels = NDArray[np.int64]
@@ -47,6 +48,7 @@ class DataConfig:
     repeats: int = 1  # views of a picture side by side in a batch (repeated augmentation)
     augment: AugmentConfig | None = field(default_factory=AugmentConfig)  # None: training pictures as in evaluation
     mix: MixConfig | None = None  # mixup and CutMix; None: pictures stay apart
+    views: Views | None = None  # what learning without labels sees: crops, hidden patches, turns; the method sets it
 
     def __post_init__(self) -> None:
         if not 0 <= self.val_share < 1:
@@ -67,6 +69,8 @@ class DataConfig:
                 raise BadInput(f"data.kinds has {name!r}, which is no target{nearest(name, self.targets)}")
         if self.repeats < 1:
             raise BadInput(f"data.repeats is {self.repeats}; give 1 or more")
+        if self.views is not None and self.mix is not None:
+            raise BadInput("data.mix mixes labels, and data.views is for learning without any; leave one of them out")
 
 
 class Reader(Protocol):
@@ -173,6 +177,19 @@ def held_out(everything: Source, share: float, seed: int, notes: list[str]) -> S
     return Splits(train, val, classes, notes)
 
 
+NOTHING_HELD = "no pictures are held out, so nothing will show whether it works"
+
+
+def apart(everything: Source, share: float, seed: int, notes: list[str]) -> Splits:
+    """Splits for learning without labels: what is held out shows whether it works."""
+    classes = everything.classes
+    if not share or len(everything) < 2:
+        return Splits(everything, None, classes, [*notes, NOTHING_HELD])
+    train, val = split(everything, share, seed)
+    told = f"no validation part: {len(val):,} of {len(everything):,} pictures held out"
+    return Splits(train, val, classes, [*notes, told])
+
+
 def split(source: Source, share: float, seed: int, strata: Labels | None = None) -> tuple[Source, Source]:
     """Hold out the same share of every class (at least one, never all), by hash: new files move few old ones.
     `strata`: other groups than the classes of which the same share is held out."""
@@ -193,3 +210,12 @@ def split(source: Source, share: float, seed: int, strata: Labels | None = None)
         n = int(end - start)
         held[order[start : start + min(n - 1, max(1, round(share * n)))]] = True
     return source.take(np.flatnonzero(~held)), source.take(np.flatnonzero(held))
+
+
+def relabelled(source: Source, classes: tuple[str, ...]) -> Source:
+    """With its labels as places in `classes`, by name; -1 where a class is none of these."""
+    if source.labels is None or not classes:
+        return replace(source, labels=None, classes=classes)
+    place = {name: i for i, name in enumerate(classes)}
+    where = np.array([*(place.get(name, -1) for name in source.classes), -1], dtype=np.int64)  # the last is for -1
+    return replace(source, labels=where[source.labels], classes=classes)

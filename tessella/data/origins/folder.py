@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ...errors import BadInput
 from ..names import Names, in_order
 from ..pixels.decode import kind_of
-from ..source import Labels, Opened, Source, Splits, held_out
+from ..source import Labels, Opened, Source, Splits, apart, held_out
 
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .avif .heic .heif .npy".split()
@@ -78,6 +78,43 @@ def open_labelled(path: str | Path, classes: Sequence[str]) -> Opened:
         return _open_known(root, root, tuple(classes))
     source, notes = _open_known(root, os.path.join(root, part), tuple(classes))
     return Opened(source, [f"evaluating on {part}/ of {root}", *notes])
+
+
+def open_all(path: str | Path, *, val_share: float = 0.2, seed: int = 0) -> Splits:
+    """For learning without labels: every picture below train/, or below the folder itself, wherever it lies. Folders of
+    the first level are classes by which features can be judged, where there are two or more."""
+    root = os.fspath(path)
+    names = _folders(root)
+    parts = parts_in(names, TRAIN + VALIDATION)
+    train_part, val_part = (next(iter(parts_in(parts, known)), None) for known in (TRAIN, VALIDATION))
+    home = root if train_part is None else os.path.join(root, train_part)
+    classes = () if train_part is None and parts and len(parts) == len(names) else _classes_in(home)
+    train, notes = _everything(root, home, classes, train_part or "")
+    if not len(train):
+        raise BadInput(f"no pictures below {home}{_because(notes)}; give a folder of pictures")
+    if train_part is not None and val_part is not None:
+        val, said = _everything(root, os.path.join(root, val_part), classes, val_part)
+        return Splits(train, val if len(val) else None, classes, notes + said)
+    return apart(train, val_share, seed, notes)
+
+
+def _classes_in(folder: str) -> tuple[str, ...]:
+    names = _folders(folder)
+    return in_order(names)[0] if len(names) > 1 else ()
+
+
+def _everything(root: str, folder: str, classes: tuple[str, ...], part: str) -> Opened:
+    tally = _Tally()
+    prefix = "" if os.path.samefile(root, folder) else _posix(os.path.relpath(folder, root)) + "/"
+    files = _walk(folder, {_inode(folder)}, tally)
+    ids = Names.of(f"{prefix}{file.name}" for file in files)
+    source = _source(root, ids, np.fromiter((file.size for file in files), np.int64, len(files)))
+    if not classes:
+        return Opened(source, tally.notes(part))
+    number = {name: i for i, name in enumerate(classes)}
+    firsts = (file.name.partition("/") for file in files)
+    labels = np.fromiter((number.get(first, -1) if rest else -1 for first, _, rest in firsts), np.int64, len(files))
+    return Opened(replace(source, labels=labels, classes=classes), tally.notes(part))
 
 
 def open_pictures(paths: Iterable[str | Path]) -> Opened:

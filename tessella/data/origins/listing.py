@@ -6,7 +6,7 @@ An origin (an archive, a table, shards) only lists what it holds; splitting and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ...errors import BadInput
 from ..names import Names, in_order
-from ..source import Column, DataConfig, Opened, Reader, Source, Splits, held_out
+from ..source import Column, DataConfig, Opened, Reader, Source, Splits, apart, held_out
 from .folder import TRAIN, VALIDATION, parts_in
 
 LAYOUT = "expected a class for each picture: cat/1.jpg, or train/cat/1.jpg beside val/cat/2.jpg, or a label"
@@ -120,6 +120,34 @@ def settle(listing: Listing, cfg: DataConfig) -> Splits:
         return held_out(train, cfg.val_share, cfg.seed, notes)
     val, said = _known(listing, np.flatnonzero(inside(listing, val_part)), label, classes, val_part)
     return Splits(train, val, classes, notes + said)
+
+
+def settle_all(listing: Listing, cfg: DataConfig) -> Splits:
+    """For learning without labels: all of train, or all there is, with a label or without."""
+    if not len(listing.ids):
+        raise BadInput(f"{listing.where} holds no pictures; {_why(listing)}")
+    train_part, val_part = part_of(listing, TRAIN), part_of(listing, VALIDATION)
+    names = listing.names if listing.ordered else in_order(listing.names)[0]
+    classes = names if len(names) > 1 else ()
+    nobody = np.full(len(listing.ids), -1, dtype=np.int64)
+    label = nobody if listing.label is None or not classes else listing.label
+
+    def of(chosen: NDArray[np.bool_]) -> Source:
+        found = _take(listing, np.flatnonzero(chosen), label, names)
+        return found if classes else replace(found, labels=None, classes=())
+
+    everything = np.ones(len(listing.ids), dtype=bool)
+    chosen = everything if train_part is None else inside(listing, train_part)
+    notes = [
+        *listing.notes,
+        *unused(listing, {train_part, val_part} if train_part is not None else set(listing.splits)),
+    ]
+    train = of(chosen)
+    if not len(train):
+        raise BadInput(f"{listing.where} has no pictures to train on; {_why(listing)}")
+    if train_part is not None and val_part is not None:
+        return Splits(train, of(inside(listing, val_part)), classes, notes)
+    return apart(train, cfg.val_share, cfg.seed, notes)
 
 
 def settle_known(listing: Listing, classes: Sequence[str]) -> Opened:

@@ -15,11 +15,11 @@ import numpy as np
 
 from ...card import LABEL, Head
 from ...errors import BadInput
-from ..source import DataConfig, Opened, Source, Splits
+from ..source import NOTHING_HELD, DataConfig, Opened, Source, Splits, relabelled
 from .asked import no_table, settle_asked, settle_for
-from .folder import SUFFIXES, every_folder, open_folder
+from .folder import SUFFIXES, every_folder, open_all, open_folder
 from .folder import open_labelled as labelled_folder
-from .listing import Listing, as_it_lies, settle, settle_known
+from .listing import Listing, as_it_lies, settle, settle_all, settle_known
 
 Origin = Literal["folder", "archive", "shards", "table", "hub", "set"]
 
@@ -72,6 +72,26 @@ def open_data(cfg: DataConfig) -> Splits:
     if absolute(cfg.validation) == absolute(cfg.path) and np.isin(val.rows, splits.train.rows).any():
         told.append(f"validation is the training data itself ({cfg.path}): its figures will flatter")
     return splits._replace(val=val, notes=told + notes)
+
+
+def open_unlabelled(cfg: DataConfig) -> Splits:
+    """What learning without labels reads: every picture of the training part. Where there are classes they are kept: by
+    them it is judged what was learned."""
+    if cfg.targets:
+        what = f"data.targets names {', '.join(cfg.targets)}, and this method learns without labels"
+        raise BadInput(f"{what}; leave it out")
+    share = 0.0 if cfg.validation is not None else cfg.val_share
+    listing = _listing(cfg)
+    if listing is None:
+        splits = open_all(cfg.path, val_share=share, seed=cfg.seed)
+    else:
+        splits = settle_all(listing, replace(cfg, val_share=share))
+    if cfg.validation is None:
+        return splits
+    other = open_unlabelled(replace(cfg, path=cfg.validation, validation=None, val_share=0))
+    held = other.train if other.val is None else other.val
+    notes = [note for part in (splits, other) for note in part.notes if note != NOTHING_HELD]
+    return splits._replace(val=relabelled(held, splits.classes), notes=notes)
 
 
 def open_labelled(address: str | Path, classes: Sequence[str], cfg: DataConfig | None = None) -> Opened:

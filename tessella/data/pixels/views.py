@@ -1,7 +1,7 @@
-"""Several random views of one picture, for learning without labels: DINO's large and small crops (arXiv 2104.14294).
+"""What learning without labels sees of a picture: several crops, patches that are hidden, or a turn by quarters.
 
-Two large views and no small ones are what SimCLR, MoCo and BYOL take. The file is decoded once, for the crop that needs
-the most pixels.
+Crops are DINO's, large and small (arXiv 2104.14294); two large views and no small ones are what SimCLR, MoCo and BYOL
+take. The file is decoded once, for the crop that needs the most pixels.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .augment import (
     scaled_window,
 )
 from .decode import header
+from .masks import MasksConfig, hidden
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,8 +49,13 @@ class CropsConfig:
     blur: tuple[float, ...] = (1.0, 0.1)  # probability for each large view; the last one holds for all that follow
     solarise: tuple[float, ...] = (0.0, 0.2)  # the same
     small_blur: float = 0.5  # probability for each small view
+    masked: float = 0.0  # probability that some patches of a large view are hidden from the student (iBOT: 0.5)
+    hidden: tuple[float, float] = (0.1, 0.5)  # share of these patches, in blocks
 
     def __post_init__(self) -> None:
+        if not 0 <= self.masked <= 1 or not 0 < self.hidden[0] <= self.hidden[1] < 1:
+            what = f"crops has masked {self.masked:g} and hidden {list(self.hidden)}"
+            raise BadInput(f"{what}; give a probability, and shares with 0 < low <= high < 1")
         if self.large < 1 or self.small < 0 or self.small_size < 1:
             what = f"crops has {self.large} large views and {self.small} small ones of {self.small_size} pixels"
             raise BadInput(f"{what}; give one large view or more, and sizes of 1 pixel or more")
@@ -77,6 +83,20 @@ class CropsConfig:
             blur=blur,
             solarise=solarise,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnsConfig:
+    """A picture is turned by so many quarters, which the network has to say (RotNet, arXiv 1803.07728)."""
+
+    quarters: tuple[int, ...] = (0, 1, 2, 3)  # counter-clockwise; drawn evenly
+
+    def __post_init__(self) -> None:
+        if len(set(self.quarters)) < 2 or not set(self.quarters) <= {0, 1, 2, 3}:
+            raise BadInput(f"data.views.quarters is {list(self.quarters)}; give two or more of 0, 1, 2, 3")
+
+
+Views = CropsConfig | MasksConfig | TurnsConfig
 
 
 def crops(
@@ -109,3 +129,15 @@ def crops(
     if cfg.small:
         leaves["local"] = torch.stack(views[cfg.large :])
     return leaves
+
+
+def masks_of_crops(cfg: CropsConfig, grid: tuple[int, int], rng: np.random.Generator) -> Tensor:
+    """(V, rows, columns) bool: what the student does not see of the large views."""
+    import torch
+
+    out = np.zeros((cfg.large, *grid), np.bool_)
+    for view, (drawn, share) in zip(out, rng.random((cfg.large, 2)).tolist(), strict=True):
+        if drawn < cfg.masked:
+            low, high = cfg.hidden
+            view[:] = hidden(MasksConfig(kind="block", share=low + share * (high - low)), grid, rng)
+    return torch.from_numpy(out)
