@@ -68,6 +68,9 @@ def train(
     recipe: Annotated[
         str | None, typer.Option(help="compact (up to 112 px) or scratch; with --weights finetune or probe.")
     ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Learn without labels: mae, simmim, inpaint, colorize or rotate.")
+    ] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the training pictures.")] = None,
     targets: Annotated[str | None, typer.Option(help="Columns of a table to learn: colour,price,tags.")] = None,
     batch: Annotated[str | None, typer.Option(help="Pictures a step, over all processes; auto: cut to memory.")] = None,
@@ -86,7 +89,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only predict memory and time, from real steps.")] = False,
     json: Json = False,
 ) -> None:
-    """Train a classifier on labelled pictures. Everything lands in runs/NAME-N/."""
+    """Train a classifier on labelled pictures, or a backbone on any. Everything lands in runs/NAME-N/."""
     from .config import parse_value
     from .verbs.train import resume as again
     from .verbs.train import train as verb
@@ -112,7 +115,8 @@ def train(
     }
     settings |= {key: value for key, value in short.items() if value is not None}
     if resume is not None:
-        refused = {"a data folder": data, "--model": model, "--recipe": recipe, "a settings file": files or None}
+        refused: dict[str, Any] = {"a data folder": data, "--model": model, "--recipe": recipe, "--method": method}
+        refused |= {"a settings file": files or None}
         if dry_run:
             raise BadInput("--dry-run is of a run that has not begun; leave --resume out")
         for what, value in refused.items():
@@ -124,10 +128,10 @@ def train(
     elif dry_run:
         from .verbs.dry_run import dry_run as forecast
 
-        forecast(data, model=model, recipe=recipe, files=tuple(files), settings=settings).tell(json)
+        forecast(data, model=model, recipe=recipe, method=method, files=tuple(files), settings=settings).tell(json)
         return
     else:
-        done = verb(data, model=model, recipe=recipe, files=tuple(files), settings=settings)
+        done = verb(data, model=model, recipe=recipe, method=method, files=tuple(files), settings=settings)
     done.tell()
 
 
@@ -178,10 +182,25 @@ def predict(
     top: Annotated[int, typer.Option(help="How many classes to name.", min=1)] = 5,
     like: Like = None,
     max_bad: MaxBad = None,
+    reconstruct: Annotated[
+        bool,
+        typer.Option("--reconstruct", help="Paint what is hidden: of a model trained by mae, simmim and the like."),
+    ] = False,
+    mask: Annotated[str | None, typer.Option(help="With --reconstruct: a picture, white where it is to paint.")] = None,
+    out: Annotated[str | None, typer.Option(help="With --reconstruct: the .png to write, or a folder.")] = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Names and probabilities for pictures."""
+    if reconstruct:
+        from .verbs.reconstruct import reconstruct as painted
+
+        if out is None:
+            raise BadInput("--reconstruct writes a picture; say where: --out painted.png")
+        painted(source, pictures, out, mask=mask, device=device).tell(json)
+        return
+    if mask is not None or out is not None:
+        raise BadInput("--mask and --out go with --reconstruct; add it, or leave them out")
     from .verbs.predict import predict as verb
 
     found = verb(source, pictures, top=top, like=like, device=device)

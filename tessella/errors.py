@@ -21,6 +21,12 @@ class Diverged(TessellaError):
     exit_code = 3
 
 
+class Collapsed(TessellaError):
+    """To the network all pictures have come to look alike; going on would teach it nothing."""
+
+    exit_code = 4
+
+
 class DiskFull(TessellaError):
     """No room for what must be written; what was there before is intact."""
 

@@ -1,7 +1,18 @@
 """From a `Run` (plain settings) to objects: data, objective, evaluation. The only room that sees a whole run."""
 
-from .built import PREDICTIONS, QUARANTINE, Built, identity, loader_of, objects, outputs_of, settings
-from .derived import MIXES, Choices, backbone_of, class_weights, default_preprocess, derive
+from .built import (
+    PREDICTIONS,
+    QUARANTINE,
+    Built,
+    identity,
+    loader_of,
+    looked_at,
+    objects,
+    open_splits,
+    outputs_of,
+    settings,
+)
+from .derived import MIXES, Choices, backbone_of, class_weights, default_preprocess, derive, heads_of
 from .run import FREE, Run
 
 __all__ = [
@@ -16,9 +27,12 @@ __all__ = [
     "class_weights",
     "default_preprocess",
     "derive",
+    "heads_of",
     "identity",
     "loader_of",
+    "looked_at",
     "objects",
+    "open_splits",
     "outputs_of",
     "settings",
 ]

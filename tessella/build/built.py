@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,21 +18,33 @@ from ..data.loading.kept import Kept, gathered, joined
 from ..data.loading.loader import Loader, LoaderConfig, Stream, once
 from ..data.loading.pictures import Pictures
 from ..data.loading.quarantine import Quarantine, tell
+from ..data.origins.open import open_data, open_unlabelled
 from ..data.pixels.finish import Finish
 from ..data.source import Source, Splits
 from ..errors import BadInput, TessellaError
 from ..metrics.heads import figures, names
 from ..metrics.kept import keep
-from ..metrics.predictions import Predictions, fill
+from ..metrics.predictions import Array, Predictions, fill
+from ..models.architecture import ClassifierConfig, MAEConfig, PainterConfig, ViTConfig
+from ..models.build import make
 from ..models.classifier import Classifier
+from ..models.mae import MaskedAutoencoder
+from ..models.painter import Painter
 from ..objectives.classify import Classify, ClassifyConfig
+from ..objectives.colorize import Colorize, ColorizeConfig
+from ..objectives.inpaint import Inpaint, InpaintConfig
+from ..objectives.mae import MAE, MaskedConfig
 from ..objectives.objective import Batch, Objective
+from ..objectives.rotate import Rotate, RotateConfig
+from ..objectives.simmim import SimMIM, SimMIMConfig
 from ..training import Job, choose
 from ..training.batch import move
 from ..training.seeds import reseed
 from ..training.trainer import Infer
 from ..weights.io import load_into, write_model
+from .derived import heads_of
 from .run import FREE, Run
+from .watched import FIGURES, Vectors, pictures, watching
 
 QUARANTINE = "quarantine.jsonl"  # in the run folder: pictures that cannot be read, each with the reason
 PREDICTIONS = "predictions.npz"  # in the run folder: what the model that ships says of every held-out picture
@@ -53,25 +66,25 @@ def objects(
     """Weights drawn from `train.seed` where `start` has none, loaders, evaluation, and what writes the model folder."""
     if run.preprocess is None:
         raise BadInput("run.preprocess is not settled; call build.derive first")
-    if run.train.best and run.train.best not in names(splits.heads):
-        known = ", ".join(names(splits.heads))
-        raise BadInput(f"train.best is {run.train.best!r}, but the evaluation gives {known}; name one of these")
+    known = names(splits.heads) if run.labelled else FIGURES
+    if run.train.best and run.train.best not in known:
+        what = f"train.best is {run.train.best!r}, but the evaluation gives {', '.join(known)}"
+        raise BadInput(f"{what}; name one of these")
+    heads = heads_of(run, splits)
     reseed(run.train.seed, -1)
-    objective = _objective(run, splits.heads)
-    if start:
-        load_into(objective.model, {**objective.model.state_dict(), **start})
+    objective = _objective(run, heads, start or {})
     bad = _quarantine(run, splits.train, folder, "train")
     loader = loader_of(run, splits, bad, parallel.rank(), parallel.world())
 
     def ship(tensors: dict[str, Tensor], metrics: dict[str, float], step: int) -> None:
-        write_model(folder / "model", tensors, _card(run, splits.heads, metrics, step))
+        write_model(folder / "model", tensors, _card(run, heads, metrics, step))
 
     job = Job(
         folder=folder,
         identity=identity(run, splits),
         allow=allow,
         finish=Finish(run.preprocess) if run.features == "each" else None,
-        evaluate=_evaluation(run, splits, folder, objective) if splits.val is not None else None,
+        evaluate=_evaluation(run, splits, folder, objective) if splits.val is not None and len(splits.val) else None,
         ship=ship,
         feed=loader,
     )
@@ -118,7 +131,10 @@ def _seen(run: Run, source: Source, objective: Objective, bad: Quarantine) -> Ke
 def loader_of(run: Run, splits: Splits, quarantine: Quarantine, rank: int = 0, ranks: int = 1) -> Loader:
     """The training pictures, augmented, mixed and in order: what they are follows from the run alone."""
     assert run.preprocess is not None
-    pictures = Pictures(splits.train, run.preprocess, run.data.augment, run.train.seed, run.data.mix)
+    data, train = run.data, splits.train if run.labelled else replace(splits.train, targets={})
+    backbone = run.model.backbone
+    grid = backbone.grid if isinstance(backbone, ViTConfig) else (1, 1)
+    pictures = Pictures(train, run.preprocess, data.augment, run.train.seed, data.mix, data.views, grid)
     cut = LoaderConfig(
         batch=run.train.batch,
         seed=run.train.seed,
@@ -139,6 +155,8 @@ def _quarantine(run: Run, source: Source, folder: Path, part: str) -> Quarantine
 
 def _evaluation(run: Run, splits: Splits, folder: Path, objective: Objective) -> Callable[[Infer], dict[str, float]]:
     assert run.preprocess is not None and splits.val is not None
+    if not run.labelled:
+        return watching(splits, _vectors(run, folder))
     held_out, rank, world = Pictures(splits.val, run.preprocess), parallel.rank(), parallel.world()
     bad, batch = _quarantine(run, splits.val, folder, "val"), max(1, run.train.batch // world)
     source, heads = splits.val, splits.heads
@@ -169,10 +187,91 @@ def _keep(folder: Path, found: dict[str, Predictions]) -> None:
         tell(f"the predictions are not kept ({error}); the run goes on, its report will lack them")
 
 
-def _objective(run: Run, heads: tuple[Head, ...]) -> Objective:
+def open_splits(run: Run) -> Splits:
+    """The data of a run: where its method needs no labels, pictures without one count as well."""
+    return open_data(run.data) if run.labelled else open_unlabelled(run.data)
+
+
+def looked_at(run: Run, splits: Splits) -> int:
+    """Pictures of one evaluation."""
+    if run.labelled:
+        return len(splits.val) if splits.val is not None else 0
+    return pictures(splits)
+
+
+def _vectors(run: Run, folder: Path) -> Vectors:
+    """Features of pictures prepared as in evaluation: each rank looks at some, all know all."""
+    preprocess, rank, world = run.preprocess, parallel.rank(), parallel.world()
+    assert preprocess is not None
+
+    def vectors(infer: Infer, source: Source) -> tuple[tuple[str, ...], Array]:
+        batch = max(1, run.train.batch // world)
+        bad = Quarantine(folder / QUARANTINE, len(source), run.data.max_bad, "looked at")
+        stream = once(Pictures(source, preprocess), batch, run.data.workers, rank, world, bad)
+        here = [(b["ids"], infer(b).float().cpu().numpy()) for b in stream if b["ids"] or parallel.active()]
+        parts = [part for each in parallel.gather_objects(here) for part in each if part[0]]
+        ids = tuple(name for names, _ in parts for name in names)
+        return ids, np.concatenate([found for _, found in parts]) if parts else np.zeros((0, 1), np.float32)
+
+    return vectors
+
+
+def architecture_of(run: Run) -> ClassifierConfig | MAEConfig | PainterConfig:
+    """Of what ships: with a decoder where the method needs one."""
     match run.objective:
-        case ClassifyConfig():
-            return Classify(run.objective, Classifier(run.model), heads)
+        case MaskedConfig() as cfg:
+            return MAEConfig(
+                encoder=_whole_patches(run),
+                decoder_width=cfg.decoder_width,
+                decoder_depth=cfg.decoder_depth,
+                decoder_heads=cfg.decoder_heads,
+                decoder_mlp_ratio=cfg.decoder_mlp_ratio,
+                pool=_pool(run),
+                normalised=cfg.normalise,
+            )
+        case SimMIMConfig():
+            return PainterConfig(encoder=_whole_patches(run), lacks="token", pool=_pool(run))
+        case InpaintConfig():
+            return PainterConfig(encoder=_whole_patches(run), lacks="pixels", pool=_pool(run))
+        case ColorizeConfig():
+            return PainterConfig(encoder=_whole_patches(run), lacks="colour", pool=_pool(run))
+        case _:
+            return run.model
+
+
+def _objective(run: Run, heads: tuple[Head, ...], start: Mapping[str, Tensor]) -> Objective:
+    network = make(architecture_of(run))
+    if start:
+        load_into(network, {**network.state_dict(), **start})
+    match run.objective, network:
+        case ClassifyConfig() as cfg, Classifier():
+            return Classify(cfg, network, heads)
+        case RotateConfig() as cfg, Classifier():
+            return Rotate(cfg, network)
+        case MaskedConfig() as cfg, MaskedAutoencoder():
+            return MAE(cfg, network)
+        case SimMIMConfig() as cfg, Painter():
+            return SimMIM(cfg, network)
+        case InpaintConfig() as cfg, Painter():
+            return Inpaint(cfg, network)
+        case ColorizeConfig() as cfg, Painter():
+            return Colorize(cfg, network)
+    raise AssertionError("architecture_of has one for each")
+
+
+def _pool(run: Run) -> Literal["cls", "mean"]:
+    return "cls" if run.model.pool.kind == "cls" else "mean"
+
+
+def _whole_patches(run: Run) -> ViTConfig:
+    """What each patch held is said in pixels: a picture has to consist of them."""
+    b = run.model.backbone
+    if not isinstance(b, ViTConfig):
+        kind = type(b).__name__.removesuffix("Config")
+        raise BadInput(f"this method says what patches held, and a {kind} merges them; take a ViT, see tessella list")
+    if b.padded(*b.size) != b.size:
+        raise BadInput(f"pictures of {b.size[0]} x {b.size[1]} px are no whole patches of {b.patch_size}; set --size")
+    return b
 
 
 def identity(run: Run, splits: Splits) -> dict[str, Any]:
@@ -200,7 +299,7 @@ def _card(run: Run, heads: tuple[Head, ...], metrics: dict[str, float], step: in
     assert run.preprocess is not None
     origin = {"weights": Path(run.weights).name, "weights_sha256": run.weights_sha256} if run.weights else {}
     return Card(
-        architecture=encode(run.model),
+        architecture=encode(architecture_of(run)),
         heads=heads,
         preprocess={"image": run.preprocess},
         licence=run.licence,

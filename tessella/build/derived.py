@@ -13,18 +13,21 @@ import torch
 from numpy.typing import NDArray
 
 from .. import parallel
-from ..card import TARGET, Preprocess, Resize
+from ..card import TARGET, Head, Preprocess, Resize
 from ..data.checks.statistics import measured
 from ..data.loading.loader import default_workers
 from ..data.origins.targets import ClassColumn
+from ..data.pixels.views import CropsConfig, TurnsConfig
 from ..data.source import Source, Splits
 from ..errors import BadInput
-from ..models.architecture import Backbone, ClassifierConfig
+from ..models.architecture import Backbone, ClassifierConfig, ViTConfig
 from ..models.size import macs
 from ..objectives.classify import ClassifyConfig, HeadConfig
+from ..objectives.mae import MaskedConfig
+from ..objectives.rotate import TURNS
 from ..training import TrainConfig, choose
 from ..training.optim import MOMENTUM
-from .run import ClassWeights, Run
+from .run import ClassWeights, Method, Run
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that most photo models use
 RATES = {"adamw": 1.0, "muon": 1.0, "sgd": 50.0, "lion": 0.2}  # of update rules, in units of AdamW's
@@ -54,19 +57,20 @@ def derive(run: Run, given: dict[str, str], splits: Splits, recipe: TrainConfig 
         return value
 
     t, n = run.train, len(splits.train) * run.data.repeats
-    outputs = sum(head.outputs for head in splits.heads)
+    outputs = sum(head.outputs for head in heads_of(run, splits))
     if given.get("model.classes") and run.model.classes != outputs:
-        what = f"model.classes is {run.model.classes}, but the data has {outputs} classes"
+        what = f"model.classes is {run.model.classes}, but {'the data' if run.labelled else 'the method'} has {outputs}"
         raise BadInput(f"{what}; leave it out, it follows from the data")
     model, preprocess = _sized(run, outputs)
     preprocess = _normalised(preprocess, splits.train, given, reasons)
-    objective = _weighted(run, splits, choose_)
+    objective = _fitted(run, splits, model, choose_)
     batch = choose_("train.batch", fitting_batch(t.batch, n), f"{n} training pictures", t.batch)
     passes = f"{run.epochs:g} passes over {n} pictures" + " (with repeats)" * (run.data.repeats > 1)
     steps = choose_("train.steps", max(1, math.ceil(run.epochs * n / batch)), passes, t.steps)
     t = _paced(run, recipe or t, choose_, batch, steps)
-    every = math.ceil(max(n / batch, steps / 20))
-    evaluate = choose_("train.evaluate_every", every, "once a pass, at most 20 times", t.evaluate_every)
+    looks = 20 if run.labelled else 10  # features are read of training pictures, too
+    every = math.ceil(max(n / batch, steps / looks))
+    evaluate = choose_("train.evaluate_every", every, f"once a pass, at most {looks} times", t.evaluate_every)
     device = torch.device(choose.device(t.device)[0]).type
     precision, compiling = t.precision, t.compile
     if precision == "auto":
@@ -91,7 +95,7 @@ def derive(run: Run, given: dict[str, str], splits: Splits, recipe: TrainConfig 
     mix, passed = run.data.mix, steps * batch / n
     if mix is not None and passed < MIXES and not any(key.startswith("data.mix") for key in given):
         mix = choose_("data.mix", None, f"{passed:.2g} passes: pictures are mixed from {MIXES} on", mix)
-    data = replace(run.data, workers=workers, mix=mix)
+    data = replace(run.data, workers=workers, mix=mix, views=_viewed(run, model.backbone, choose_))
     settled = replace(run, model=model, objective=objective, preprocess=preprocess, train=train, data=data)
     return Choices(settled, reasons)
 
@@ -136,9 +140,66 @@ def _normalised(
     return found
 
 
-def _weighted(run: Run, splits: Splits, choose_: Callable[..., Any]) -> ClassifyConfig:
+def heads_of(run: Run, splits: Splits) -> tuple[Head, ...]:
+    """What the network that ships says of a picture: what the data says, or what the method asks; often nothing."""
+    if run.labelled:
+        return splits.heads
+    if isinstance(run.data.views, TurnsConfig):
+        return (Head(name="turn", task="classify", classes=tuple(TURNS[q] for q in run.data.views.quarters)),)
+    return ()
+
+
+def _fitted(run: Run, splits: Splits, model: ClassifierConfig, choose_: Callable[..., Any]) -> Method:
+    """With what follows from the data, or from the size of the network."""
+    match run.objective:
+        case ClassifyConfig():
+            return _weighted(run, run.objective, splits, choose_)
+        case MaskedConfig():
+            return _decoder(run.objective, model.backbone, choose_)
+        case _:
+            return run.objective
+
+
+def _decoder(cfg: MaskedConfig, encoder: Backbone, choose_: Callable[..., Any]) -> MaskedConfig:
+    """Of MAE: width and depth are two thirds of the encoder's, as its authors have it for ViT-B."""
+    if not isinstance(encoder, ViTConfig):
+        kind = type(encoder).__name__.removesuffix("Config")
+        raise BadInput(f"a masked autoencoder leaves patches out, and a {kind} needs all of them; take a ViT")
+    why = "two thirds of the encoder's, as in MAE with ViT-B"
+    width = cfg.decoder_width or min(512, max(32, round(encoder.width * 2 / 3 / 32) * 32))
+    depth = cfg.decoder_depth or min(8, max(1, encoder.depth * 2 // 3))
+    heads = cfg.decoder_heads or max(1, width // 32)
+
+    def settled(name: str, value: int, because: str) -> int:
+        given: int = getattr(cfg, name)
+        return given or int(choose_(f"objective.{name}", value, because, value))
+
+    return replace(
+        cfg,
+        decoder_width=settled("decoder_width", width, why),
+        decoder_depth=settled("decoder_depth", depth, why),
+        decoder_heads=settled("decoder_heads", heads, "32 features each"),
+    )
+
+
+def _viewed(run: Run, backbone: Backbone, choose_: Callable[..., Any]) -> Any:
+    """Small crops in the proportion of DINO's, in whole patches."""
+    views = run.data.views
+    if isinstance(views, TurnsConfig) and backbone.size[0] != backbone.size[1]:
+        raise BadInput(
+            f"a picture of {backbone.size[0]} x {backbone.size[1]} px cannot be turned; give a square --size"
+        )
+    if not isinstance(views, CropsConfig):
+        return views
+    side, least, step = min(backbone.size), backbone.least, backbone.step
+    small = max(least, min(side, least + max(0, round(side * 96 / 224) - least) // step * step))
+    why = "three sevenths of the large views, in whole patches"
+    return replace(views, small_size=choose_("data.views.small_size", small, why, views.small_size))
+
+
+def _weighted(run: Run, objective: ClassifyConfig, splits: Splits, choose_: Callable[..., Any]) -> ClassifyConfig:
     """With a weight for each class: of the only head, or of each that says a class."""
-    objective, kind = run.objective, run.class_weights
+    kind = run.class_weights
     if kind == "none":
         return objective
     named = {name.removeprefix(TARGET): c for name, c in splits.train.targets.items() if isinstance(c, ClassColumn)}

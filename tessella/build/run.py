@@ -6,10 +6,17 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..card import Preprocess
+from ..data.pixels.masks import MasksConfig
+from ..data.pixels.views import TurnsConfig
 from ..data.source import DataConfig
 from ..errors import BadInput
 from ..models.architecture import ClassifierConfig
 from ..objectives.classify import ClassifyConfig
+from ..objectives.colorize import ColorizeConfig
+from ..objectives.inpaint import InpaintConfig
+from ..objectives.mae import MaskedConfig
+from ..objectives.rotate import RotateConfig
+from ..objectives.simmim import SimMIMConfig
 from ..training import TrainConfig
 
 FREE = (
@@ -31,6 +38,13 @@ FREE = (
 )
 
 ClassWeights = Literal["none", "balanced", "effective"]
+Method = ClassifyConfig | MaskedConfig | SimMIMConfig | RotateConfig | ColorizeConfig | InpaintConfig
+VIEWS: dict[type, type] = {  # what a method has to see of a picture beside the picture
+    MaskedConfig: MasksConfig,
+    SimMIMConfig: MasksConfig,
+    InpaintConfig: MasksConfig,
+    RotateConfig: TurnsConfig,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +64,7 @@ class Run:
     memory: str = ""  # that the run stays below, such as 8GB; auto: what is there; empty: nothing is measured
     class_weights: ClassWeights = "none"  # rare classes weigh more in the loss: objective.weights follow from it
     model: ClassifierConfig = field(default_factory=ClassifierConfig)
-    objective: ClassifyConfig = field(default_factory=ClassifyConfig)
+    objective: Method = field(default_factory=ClassifyConfig)
     data: DataConfig
     preprocess: Preprocess | None = None  # None: from the architecture
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -61,14 +75,38 @@ class Run:
         if not 0 <= (self.warmup_epochs or 0.0) < self.epochs:
             what = f"warmup_epochs is {self.warmup_epochs:g}"
             raise BadInput(f"{what}; give 0 or more, and fewer than epochs, {self.epochs:g}")
+        wanted, views = VIEWS.get(type(self.objective), type(None)), type(self.data.views)
+        if views is not wanted:
+            kind, other = (_shown(cls) for cls in (wanted, views))
+            what = f"objective is a {type(self.objective).__name__}, which goes with {kind} in data.views, not {other}"
+            raise BadInput(f"{what}; choose both by --method")
+        if not self.labelled and (self.features == "once" or self.class_weights != "none"):
+            key = "features" if self.features == "once" else "class_weights"
+            raise BadInput(
+                f"{key} is {getattr(self, key)!r}, which is of labels, and this method has none; leave it out"
+            )
         if self.features == "once":
-            for key, off, value in (
-                ("data.augment", None, self.data.augment),
-                ("data.mix", None, self.data.mix),
-                ("train.shard", "ddp", self.train.shard),
-                ("objective.patch_dropout", 0.0, self.objective.patch_dropout),
-                ("objective.start_size", 1.0, self.objective.start_size),
-            ):
-                if value != off:
-                    what = f'features = "once" keeps what the network makes of each picture, so {key} must be {off}'
-                    raise BadInput(f'{what}; set it, or features to "each"')
+            self._refuse_each()
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it learns what somebody said of the pictures. If not, classes only show how it goes."""
+        return isinstance(self.objective, ClassifyConfig)
+
+    def _refuse_each(self) -> None:
+        """What needs to see a picture each time anew."""
+        assert isinstance(self.objective, ClassifyConfig), "the others are refused"
+        for key, off, value in (
+            ("data.augment", None, self.data.augment),
+            ("data.mix", None, self.data.mix),
+            ("train.shard", "ddp", self.train.shard),
+            ("objective.patch_dropout", 0.0, self.objective.patch_dropout),
+            ("objective.start_size", 1.0, self.objective.start_size),
+        ):
+            if value != off:
+                what = f'features = "once" keeps what the network makes of each picture, so {key} must be {off}'
+                raise BadInput(f'{what}; set it, or features to "each"')
+
+
+def _shown(cls: type) -> str:
+    return "nothing" if cls is type(None) else cls.__name__

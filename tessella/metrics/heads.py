@@ -37,6 +37,11 @@ def _first(m: Mapping[str, float]) -> str:
     loss = f" (loss {m['loss']:.4f})" if "loss" in m else ""
     if "top1" in m:
         return f"top-1 {100 * m['top1']:.2f} %{loss}"
+    if "rank" in m:  # of features that were learned without labels
+        judged = [
+            f"{word} {100 * m[key]:.2f} %" for key, word in (("knn", "kNN"), ("linear", "linear probe")) if key in m
+        ]
+        return " · ".join([*judged, f"effective rank {m['rank']:.1f}"])
     if "map" in m:
         return f"mAP {100 * m['map']:.2f} %{loss}"
     return f"mean error {m['mae']:.4g}" + (f" (R2 {m['r2']:.3f})" if "r2" in m else "") if "mae" in m else ""

@@ -52,6 +52,11 @@ class Objective(nn.Module, ABC):
         """The shipped model's raw output, called through the objective so that sharded weights are gathered."""
         return self.model(batch["image"])
 
+    def alarm(self) -> str:
+        """Asked after each step that is logged: why going on is of no use, or nothing. All ranks give the same answer,
+        because it rests on what `after_step` has moved."""
+        return ""
+
     def after_backward(self, progress: float) -> None:
         """Between the gradients and the update."""
 

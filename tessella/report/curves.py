@@ -44,9 +44,9 @@ def trained_seconds(rows: Sequence[Plain], batch: int) -> float | None:
     return total if steps else None
 
 
-def section(story: Story) -> str:
-    """Small multiples, each with its own scale."""
-    rows, out = story.rows, [_losses(story)]
+def section(story: Story, more: Sequence[str] = ()) -> str:
+    """Small multiples, each with its own scale; `more` stand behind the losses."""
+    rows, out = story.rows, [_losses(story), *more]
     for head in story.heads:
         for panel_ in _figures(story, head):
             out.append(panel_)

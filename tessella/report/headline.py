@@ -14,6 +14,7 @@ from ..metrics.calibration import reliability
 from ..metrics.confusion import balanced_accuracy, confusion, worst_pairs
 from ..metrics.predictions import Predictions, known
 from ..metrics.summary import summary
+from . import unlabelled
 from .chart import number, percent, text
 from .curves import column, key_of, trained_seconds
 from .mistakes import off_by
@@ -32,6 +33,7 @@ def head(story: Story, sections: Sequence[tuple[str, str]]) -> str:
     links = "".join(f'<a href="#{name}">{text(title)}</a>' for name, title in sections)
     told = {one.name: summary(story.found[one.name], one.task) for one in story.heads if one.name in story.found}
     figures = "".join(_figure(story, one, told[one.name]) for one in story.heads if one.name in told)
+    figures = figures or unlabelled.figures(story)
     big = f'<div class="big">{figures}</div>' if figures else ""
     run = "the run " if story.written else ""
     return (
@@ -145,6 +147,8 @@ def duration(seconds: float) -> str:
 def verdict(story: Story) -> str:
     """One sentence on how good it is, and one on what stands in the way; the first reason that holds. Of several heads
     it is about the first."""
+    if not story.found and unlabelled.known(story):
+        return unlabelled.verdict(story)
     if not story.found:
         return text(
             story.missing.get("found", "No held-out pictures were evaluated, so nothing is known of how good it is.")

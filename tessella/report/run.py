@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..card import Head
-from . import account, classes, curves, headline, mistakes, trust
+from . import account, classes, curves, headline, mistakes, trust, unlabelled
 from .chart import text
 from .check_page import POLICY
 from .story import Looked, Shown, Story, picture
@@ -39,12 +39,14 @@ def _sections(story: Story) -> list[tuple[str, str, str]]:
     numbers = [head for head in told if head.task == "number"]
     found = story.found
     return [
-        ("curves", "Over time", curves.section(story) or _why(story, "curves")),
+        ("curves", "Over time", curves.section(story, unlabelled.panels(story)) or _why(story, "curves")),
         ("mistakes", "Worst mistakes", _each(told, lambda h: mistakes.section(story, h)) or _why(story, "found")),
         ("classes", "Class by class", _each(named, lambda h: classes.table(found[h.name], h))),
         ("confusion", "What is taken for what", _each(sorts, lambda h: classes.matrix(found[h.name], h))),
         ("reliability", "How far to trust it", _each(sorts, lambda h: trust.classes(found[h.name], h))),
         ("numbers", "Said and true", _each(numbers, lambda h: trust.numbers(found[h.name]))),
+        ("painted", "What it paints", unlabelled.painted(story)),
+        ("components", "What it tells apart", unlabelled.components(story)),
         ("attention", "Where it looks", _attention(story)),
         ("positions", "What it knows of places", _positions(story)),
         ("flow", "Gradient flow", _flow(story)),

@@ -46,6 +46,8 @@ class Story:
     first: tuple[Shown, ...] = ()
     attention: tuple[Looked, ...] = ()
     positions: str = ""  # data URI
+    painted: tuple[Shown, ...] = ()  # picture, what was shown of it, what was painted, side by side
+    components: tuple[Shown, ...] = ()  # picture and its patches in colour, side by side
     parts: Mapping[str, Counts] = field(default_factory=dict)  # part -> class -> pictures
     totals: Counts = field(default_factory=dict)  # part -> pictures
     quarantined: tuple[Plain, ...] = ()

@@ -12,6 +12,7 @@ from ..errors import BadInput
 from . import distributed
 
 HIGHER = frozenset({"accuracy", "top1", "top5", "balanced_accuracy", "macro_f1", "auroc", "map", "r2"})
+HIGHER |= {"knn", "linear", "rank", "spread"}  # of features: see metrics/watched.py
 LOWER = frozenset({"loss", "ece", "mae", "rmse"})
 
 

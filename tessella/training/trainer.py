@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import parallel
-from ..errors import BadInput, Diverged, TessellaError
+from ..errors import BadInput, Collapsed, Diverged, TessellaError
 from ..objectives.objective import Batch, Objective
 from . import choose, distributed, memory, retry, state
 from .batch import check, move, size, split
@@ -91,6 +91,8 @@ def train(
                 last = step + 1 == cfg.steps
                 if trainer.is_logged(step):
                     log.row(trainer.report(step))
+                    if why := objective.alarm():
+                        raise Collapsed(f"step {step}: {why}")
                 log.advance(step)
                 if last or (cfg.evaluate_every and (step + 1) % cfg.evaluate_every == 0):
                     trainer.evaluate(step, log)

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..build import Run
-from ..card import Preprocess
+from ..build import Run, heads_of
+from ..card import Head, Preprocess
 from ..config import override
 from ..data.source import Splits
 from ..errors import BadInput
@@ -93,9 +93,9 @@ class Adopted:
         found = [n for n in PRESETS if difference(self.network.config, classifier(n, 0)) is None]
         return found[0] if found else self.network.config.backbone.looks
 
-    def into(self, run: Run, splits: Splits) -> tuple[dict[str, Tensor], Transfer]:
+    def into(self, run: Run, heads: tuple[Head, ...]) -> tuple[dict[str, Tensor], Transfer]:
         """The tensors that the settled run starts with."""
-        target = Network(run.model, splits.heads)
+        target = Network(run.model, heads)
         try:
             return transfer(self.weights.classifier_tensors, self.network, target)
         except BadInput as error:
@@ -137,7 +137,7 @@ def start_again(run: Run, splits: Splits, folder: Path) -> Mapping[str, Tensor]:
     if found.sha256 != run.weights_sha256:
         what = f"{run.weights} has changed since the run started, and no state was saved"
         raise BadInput(f"{what}; start a new run, or put the file with sha256 {run.weights_sha256} there")
-    return Adopted(found, found.network, run.weights).into(run, splits)[0]
+    return Adopted(found, found.network, run.weights).into(run, heads_of(run, splits))[0]
 
 
 def _opened(path: str | Path, like: str | ClassifierConfig | None) -> Weights:

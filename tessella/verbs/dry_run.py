@@ -99,11 +99,12 @@ def dry_run(
     *,
     model: str | None = None,
     recipe: str | None = None,
+    method: str | None = None,
     files: tuple[str | Path, ...] = (),
     settings: Mapping[str, Any] | None = None,
 ) -> Forecast:
     """Takes what `train` takes. Some real steps run in a process of their own, with real pictures."""
-    asked = Asked(data, model, recipe, files, settings or {})
+    asked = Asked(data, model, recipe, files, settings or {}, method)
     asked.device()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise BadInput("a dry run is of one process; start it without torchrun")

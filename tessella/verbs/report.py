@@ -20,11 +20,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..build import PREDICTIONS, QUARANTINE, Run, loader_of
+from ..build import PREDICTIONS, QUARANTINE, Run, loader_of, open_splits
 from ..card import Head, leaves
 from ..config import decode, read_plain
 from ..data.loading.quarantine import Quarantine
-from ..data.origins.open import open_data
 from ..data.pixels.preview import SIDE, encoded, preview, uri
 from ..data.pixels.transforms import prepare
 from ..data.source import Source, Splits
@@ -33,7 +32,7 @@ from ..errors import BadInput, readable
 from ..explainers.attention import looked_at
 from ..metrics.kept import kept
 from ..metrics.predictions import Predictions, at_temperature
-from ..models.architecture import Backbone, ClassifierConfig
+from ..models.architecture import Backbone, ClassifierConfig, ViTConfig
 from ..models.classifier import Classifier
 from ..models.presets import PRESETS
 from ..models.size import macs, parameters
@@ -43,6 +42,7 @@ from ..report.run import page
 from ..report.story import Looked, Plain, Shown, Story
 from ..runtime.load import load
 from ..runtime.model import Model
+from . import shown as shown_of
 
 NAME = "report.html"  # in the run folder
 FIRST = 24  # pictures of the first step
@@ -75,7 +75,7 @@ def write_evaluation(
     path: Path, source: Path, model: Model, held: Source, tested: str, found: Mapping[str, Predictions]
 ) -> None:
     """The same page of other pictures: those by which a model, of a run or of anywhere, was just judged."""
-    network = _network(model.network.cfg) if isinstance(model.network, Classifier) else {}
+    network = _network(model.classifier.cfg)
     story = gather(source) if (source / "run.json").is_file() else Story(name=source.name, network=network)
     g = Gathering()
     gone = ("pictures", "attention", "found")  # they were of the run's own pictures
@@ -107,10 +107,10 @@ def gather(folder: Path, splits: Splits | None = None) -> Story:
     """Everything that the page is made from."""
     written, g = read_plain(folder / "run.json"), Gathering()
     run = decode(Run, written.get("run"), f"{folder / 'run.json'}: run")
-    splits = splits or g.try_("data", lambda: open_data(run.data), None)
+    splits = splits or g.try_("data", lambda: open_splits(run), None)
     model = g.try_("model", lambda: load(folder), None)
     heads = model.card.heads if model is not None else splits.heads if splits is not None else ()
-    found: dict[str, Predictions] = g.try_("found", lambda: _found(folder, heads), {})
+    found: dict[str, Predictions] = g.try_("found", lambda: _found(folder, heads), {}) if run.labelled else {}
     story = Story(
         name=folder.resolve().name,
         written=written,
@@ -125,7 +125,7 @@ def gather(folder: Path, splits: Splits | None = None) -> Story:
         return replace(story, missing=absent | g.missing)
     held = splits.val
     if held is not None:
-        story = _seen(story, g, model, held)
+        story = _seen(story, g, model, held) if run.labelled else _unlabelled(story, g, model, held)
     nothing: tuple[Shown, ...] = ()
     first = g.try_("first", lambda: _first(run, splits, heads), nothing)
     known = (("train", splits.train), ("held out", held))
@@ -134,6 +134,16 @@ def gather(folder: Path, splits: Splits | None = None) -> Story:
     parts = {name: _counts(source, splits.classes) for name, source in sources.items()}
     story = replace(story, first=first, totals=totals, parts={n: c for n, c in parts.items() if c})
     return replace(story, notes=tuple(splits.notes), missing=g.missing)
+
+
+def _unlabelled(story: Story, g: Gathering, model: Model | None, held: Source) -> Story:
+    """What a network shows that was taught no classes."""
+    if model is None:
+        return story
+    nothing: tuple[Shown, ...] = ()
+    told = g.try_("components", lambda: shown_of.components(model, held), nothing)
+    done = g.try_("painted", lambda: shown_of.painted(model, held), nothing)
+    return replace(story, components=told, painted=done, positions=g.try_("positions", lambda: _positions(model), ""))
 
 
 def _seen(story: Story, g: Gathering, model: Model | None, held: Source) -> Story:
@@ -219,9 +229,19 @@ def _first(run: Run, splits: Splits, heads: tuple[Head, ...]) -> tuple[Shown, ..
         batch = next(stream)
     finally:
         stream.close()
-    uris = [encoded(picture.permute(1, 2, 0).numpy()) for picture in batch["image"]]
-    words = [_labels(batch, i, heads) for i in range(len(uris))]
+    pictures = [_as_shown(batch, i, run.model.backbone) for i in range(len(batch["ids"]))]
+    uris = [encoded(picture.permute(1, 2, 0).numpy()) for picture in pictures]
+    words = [_labels(batch, i, heads) if run.labelled else "" for i in range(len(uris))]
     return tuple(Shown(name, at, told) for name, at, told in zip(batch["ids"], uris, words, strict=True))
+
+
+def _as_shown(batch: Mapping[str, Any], i: int, backbone: Backbone) -> Tensor:
+    """(C, H, W): of several views side by side the large ones; hidden patches are pale."""
+    image, mask = batch["image"][i], batch["mask"][i] if "mask" in batch else None
+    if mask is not None and isinstance(backbone, ViTConfig):
+        pale = mask.repeat_interleave(backbone.patch_size, -2).repeat_interleave(backbone.patch_size, -1)
+        image = torch.where(pale.unsqueeze(-3), image // 5 + 190, image)
+    return image if image.ndim == 3 else torch.cat(list(image), dim=-1)
 
 
 def _labels(batch: Mapping[str, Any], i: int, heads: tuple[Head, ...]) -> str:
@@ -253,8 +273,6 @@ def _labels(batch: Mapping[str, Any], i: int, heads: tuple[Head, ...]) -> str:
 
 def _attention(model: Model, source: Source, story: Story) -> tuple[Looked, ...]:
     """Worst mistakes and right answers, half and half."""
-    if not isinstance(model.network, Classifier):
-        raise BadInput(f"the model is a {type(model.network).__name__}, and only a Classifier has such maps")
     if model.preprocess.channels not in (1, 3) or model.preprocess.depth != "uint8":
         raise BadInput("the network takes no grey or colour pictures of 8 bits, and others cannot be shown as they are")
     head = next(head for head in story.heads if head.name in story.found)
@@ -270,7 +288,7 @@ def _attention(model: Model, source: Source, story: Story) -> tuple[Looked, ...]
     for i, name in enumerate(source.ids):
         if name in wanted:
             out[wanted[name]] = _looked(
-                model, model.network, wanted[name], prepare(source.read(i), model.preprocess, name)
+                model, model.classifier, wanted[name], prepare(source.read(i), model.preprocess, name)
             )
     return tuple(out[row] for row in wanted.values() if row in out)
 
@@ -292,7 +310,7 @@ def _looked(model: Model, network: Classifier, row: int, pixels_CHW: Tensor) -> 
 
 def _positions(model: Model) -> str:
     """Cosines of each place's embedding with all others', as one picture of small maps with gaps."""
-    vit = model.network.backbone if isinstance(model.network, Classifier) else None
+    vit = model.classifier.backbone
     cfg, table = (vit.cfg, vit.pos_embed) if isinstance(vit, ViT) else (None, None)
     if cfg is None or cfg.position != "learned" or table is None:
         kind = "none" if cfg is None or cfg.position == "none" else cfg.position

@@ -19,7 +19,7 @@ from ..build import Choices, Run
 from ..config import TAG, decode, encode, flatten, nearest, override, read_plain
 from ..data.checks.survey import median_side
 from ..data.names import sided
-from ..data.origins.open import absolute, is_local, open_data, stem
+from ..data.origins.open import absolute, is_local, stem
 from ..data.source import Splits
 from ..durable import hold, remove_folder, write_file
 from ..errors import BadInput, readable
@@ -28,6 +28,7 @@ from ..models.presets import PRESETS, classifier
 from ..objectives.objective import Batch
 from ..recipes.compact import compact
 from ..recipes.finetune import finetune
+from ..recipes.methods import METHODS
 from ..recipes.probe import probe
 from ..recipes.scratch import scratch
 from ..runtime.load import load
@@ -89,7 +90,10 @@ class Trained:
         print(f"model   {self.folder / 'model'}\nlog     {self.folder / 'log.jsonl'}\nstate   {self.folder / 'state'}")
         if self.report is not None:
             print(f"report  {self.report}")
-        print(f"next    tessella predict {self.folder} PICTURE")
+        if "rank" in self.metrics:  # of features: nothing can be predicted yet
+            print(f"next    tessella train LABELLED/ --weights {self.folder}")
+        else:
+            print(f"next    tessella predict {self.folder} PICTURE")
 
 
 def train(
@@ -97,12 +101,13 @@ def train(
     *,
     model: str | None = None,
     recipe: str | None = None,
+    method: str | None = None,
     files: tuple[str | Path, ...] = (),
     settings: Mapping[str, Any] | None = None,
 ) -> Trained:
     """`settings` have dotted names, as on the command line: {"epochs": 5, "train.lr": 3e-4}; they override `files`,
     which are TOML."""
-    asked = Asked(data, model, recipe, files, settings or {})
+    asked = Asked(data, model, recipe, files, settings or {}, method)
     with distributed.processes(asked.device()):
         settled = settle(asked)
         run, splits, choices = settled.choices.run, settled.splits, settled.choices
@@ -111,7 +116,7 @@ def train(
             run = replace(run, name=folder.name)
             if parallel.is_main():
                 _tell(splits, choices, settled.notes)
-                names = {"recipe": asked.recipe, "model": asked.model}
+                names = {"recipe": asked.recipe, "model": asked.model, "method": asked.method}
                 names = {key: name or choices.reasons.get(key, ("",))[0] for key, name in names.items()}
                 _write(folder, run, _origins(run, settled.given, choices), splits, names)
             parallel.barrier()
@@ -130,10 +135,12 @@ class Asked:
     recipe: str | None = None
     files: tuple[str | Path, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    method: str | None = None  # None: labels are learned
 
     def __post_init__(self) -> None:
         for what, name, known in (
             ("recipe", self.recipe, RECIPES),
+            ("method", self.method, METHODS),
             ("architecture", self.model, {**PRESETS, **CATALOG}),
         ):
             told = what == "architecture" and name is not None and described.is_file(name)
@@ -160,7 +167,11 @@ class Asked:
     def draft(self) -> Run:
         """What must be known before the pictures are looked at; the rest is of any recipe."""
         sources = [_part(source, ("data", "train")) for source in self.sources()]
-        return override(compact(absolute(self.data)), sources)[0]
+        return override(self.by_method(compact(absolute(self.data))), sources)[0]
+
+    def by_method(self, recipe: Run) -> Run:
+        """The recipe's sizes and schedule, with what the method learns and what it sees."""
+        return recipe if self.method is None else METHODS[self.method](recipe)
 
     def device(self) -> torch.device:
         return torch.device(choose.device(self.draft().train.device)[0])
@@ -181,7 +192,7 @@ def settle(asked: Asked) -> Settled:
     """Opens the data, and gives every setting its value: recipe < files < settings, the rest by data and machine."""
     sources, draft = asked.sources(), asked.draft()
     refuse_missing(draft.train.sinks)
-    splits = open_data(draft.data)
+    splits = build.open_splits(draft)
     adopted = adopt([_part(source, (*ADOPTED, "model")) for source in sources], asked.model)
     start, reasons = _start(draft, asked, splits, adopted)
     if any(SIDE in _part(source, ("model",)) for source in sources):
@@ -203,7 +214,7 @@ def settle(asked: Asked) -> Settled:
     warnings = _mirrored(choices.run, given, splits)
     if adopted is None:
         return Settled(splits, choices, given, notes=warnings)
-    tensors, moved = adopted.into(choices.run, splits)
+    tensors, moved = adopted.into(choices.run, build.heads_of(choices.run, splits))
     if choices.run.features == "once" and moved.new:
         what = f'the weights lack {", ".join(moved.new)}, and with features = "once" nothing but the head learns'
         raise BadInput(f"{what}; take --recipe finetune, or the architecture as the weights have it")
@@ -225,10 +236,10 @@ def resume(folder: str | Path, *, settings: Mapping[str, Any] | None = None, all
     run = _from_anywhere(run)
     refuse_missing(run.train.sinks)
     with distributed.processes(torch.device(choose.device(run.train.device)[0])):
-        splits = open_data(run.data)
+        splits = build.open_splits(run)
         old = read_plain(place / "data.json") | build.settings(before)
         state.refuse_changes(old, _manifest(splits) | build.settings(run), allow)
-        if (here := sum(head.outputs for head in splits.heads)) != run.model.classes:
+        if (here := sum(head.outputs for head in build.heads_of(run, splits))) != run.model.classes:
             there = run.model.classes
             raise BadInput(f"the model has {there} classes and the data {here}; a new number needs a new run")
 
@@ -300,11 +311,14 @@ def _start(draft: Run, asked: Asked, splits: Splits, adopted: Adopted | None) ->
     recipe, model = asked.recipe, asked.model
     reasons: dict[str, tuple[Any, str]] = {}
     if adopted is not None:
+        if recipe is None and not draft.labelled:
+            recipe = "scratch"
+            reasons["recipe"] = (recipe, "all of the network goes on learning")
         if recipe is None:
             recipe = "finetune"
             reasons["recipe"] = (recipe, "it starts from weights")
         reasons["model"] = (model or adopted.name, "the weights are of it")
-        run = adopted.start(RECIPES[recipe](draft.data.path))
+        run = adopted.start(asked.by_method(RECIPES[recipe](draft.data.path)))
         side = median_side(splits.train)
         size = adopted.size_for(side) if recipe == "finetune" else 0
         if size:
@@ -319,7 +333,7 @@ def _start(draft: Run, asked: Asked, splits: Splits, adopted: Adopted | None) ->
     if model is None:
         model = ("vit_n4" if side <= TINY else "vit_n8") if recipe == "compact" else "vit_t16"
         reasons["model"] = (model, f"the {recipe} recipe for pictures of about {side} px")
-    run = replace(RECIPES[recipe](draft.data.path), model=classifier(model, 0))
+    run = replace(asked.by_method(RECIPES[recipe](draft.data.path)), model=classifier(model, 0))
     if recipe == "compact":
         patch = run.model.backbone.least
         size = max(4 * patch, -(-min(side, SMALL) // patch) * patch)
@@ -330,7 +344,7 @@ def _start(draft: Run, asked: Asked, splits: Splits, adopted: Adopted | None) ->
 
 def _mirrored(run: Run, given: Mapping[str, str], splits: Splits) -> tuple[str, ...]:
     """A picture of a left turn is one of a right turn in the mirror."""
-    flip = run.data.augment.flip if run.data.augment is not None else 0.0
+    flip = run.data.augment.flip if run.labelled and run.data.augment is not None else 0.0
     name = sided(name for head in splits.heads for name in head.classes)
     if name is None or not flip or "data.augment.flip" in given:
         return ()
@@ -376,7 +390,10 @@ def _forget_unstarted(folder: Path) -> None:
 def _tell(splits: Splits, choices: Choices, notes: tuple[str, ...]) -> None:
     held = len(splits.val) if splits.val is not None else 0
     of = f"of {len(splits.classes)} classes" if splits.classes else f"with {len(splits.targets)} targets"
+    of = of if splits.classes or splits.targets else "without classes"
     print(f"{len(splits.train):,} training and {held:,} held-out pictures {of}", file=sys.stderr)
+    if not choices.run.labelled and splits.classes:
+        print("  classes are not learned; by them it is judged what was learned", file=sys.stderr)
     for note in [*splits.notes, *notes]:
         print(f"  {readable(note)}", file=sys.stderr)
     for key, (value, why) in choices.reasons.items():
@@ -396,10 +413,11 @@ def _origins(run: Run, given: dict[str, str], choices: Choices) -> dict[str, str
     """Every setting -> who decided: a file's name, "given", "chosen: why", or "recipe"."""
     told = {
         "name": "chosen: the data's name and the next free number",
-        "model.classes": "chosen: the data's classes",
+        "model.classes": "chosen: the data's classes" if run.labelled else "chosen: what the method asks for",
         "preprocess": "chosen: what the architecture takes",
     }
     told |= {"model.backbone.image_size": "chosen: size"} if run.size else {}
+    told |= {} if run.labelled else dict.fromkeys(("objective", "data.views", "data.augment", "data.mix"), "method")
     told |= {key: f"chosen: {why}" for key, (_, why) in choices.reasons.items()} | given
     out = {key: origin for key, origin in told.items() if key in ("recipe", "model")}
     for key in flatten(encode(run)):
@@ -415,7 +433,7 @@ def _write(folder: Path, run: Run, origins: dict[str, str], splits: Splits, know
     its own command stays the first."""
     facts: dict[str, Any] = {"tessella": __version__, "torch": torch.__version__, "command": sys.argv}
     facts |= {"folder": os.getcwd(), "processes": parallel.world()}
-    facts |= {key: known[key] for key in ("recipe", "model") if key in known}
+    facts |= {key: known[key] for key in ("recipe", "model", "method") if known.get(key)}
     facts |= {"machine": machine(choose.device(run.train.device)[0])}
     if "command" in known:
         again = [*known.get("resumed", []), sys.argv]

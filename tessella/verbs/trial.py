@@ -26,7 +26,6 @@ import torch
 from .. import build, parallel
 from ..build import Run
 from ..config import decode, encode
-from ..data.origins.open import open_data
 from ..errors import BadInput, TessellaError
 from ..training import choose, memory, retry
 from ..training.batch import cut, size
@@ -150,7 +149,7 @@ class Stage:
 
     def __init__(self, run: Run, folder: Path):
         began = time.perf_counter()
-        self.run, self.splits = run, open_data(run.data)
+        self.run, self.splits = run, build.open_splits(run)
         self.opening = time.perf_counter() - began
         built = build.objects(run, self.splits, folder)
         job = replace(built.job, quiet=True)
@@ -257,8 +256,9 @@ def _evaluated(stage: Stage) -> float:
     trainer, inner = stage.trainer, stage.trainer.job.evaluate
     if inner is None or stage.splits.val is None:
         return 0.0
-    began, total = time.perf_counter(), len(stage.splits.val)
+    began, total = time.perf_counter(), build.looked_at(stage.run, stage.splits)
     seen: list[tuple[float, int]] = []  # (seconds, pictures so far) after each batch
+    cut: list[bool] = []
 
     def evaluate(infer: Infer) -> dict[str, float]:
         def watched(batch: Any) -> Any:
@@ -271,12 +271,13 @@ def _evaluated(stage: Stage) -> float:
         try:
             return inner(watched)
         except _EnoughSeen:
+            cut.append(True)
             return {trainer.best.name: 0.0}  # so that it keeps the best weights, if it is to
 
     trainer.job = replace(trainer.job, evaluate=evaluate)
     trainer.evaluate(0, Log(None, stage.run.train.steps, quiet=True))
     took = time.perf_counter() - began
-    if len(seen) < 2 or seen[-1][1] >= total:
+    if not cut or seen[-1][1] >= total:
         return took
     (first, few), (last, many) = seen[0], seen[-1]
     return last + (total - many) * (last - first) / max(1, many - few)
