@@ -69,7 +69,7 @@ def train(
         str | None, typer.Option(help="compact (up to 112 px) or scratch; with --weights finetune or probe.")
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="Learn without labels: mae, simmim, inpaint, colorize or rotate.")
+        str | None, typer.Option(help="mae, simmim, inpaint, colorize, rotate: without labels; fixmatch: with a few.")
     ] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the training pictures.")] = None,
     targets: Annotated[str | None, typer.Option(help="Columns of a table to learn: colour,price,tags.")] = None,

@@ -18,7 +18,7 @@ from ..data.loading.kept import Kept, gathered, joined
 from ..data.loading.loader import Loader, LoaderConfig, Stream, once
 from ..data.loading.pictures import Pictures
 from ..data.loading.quarantine import Quarantine, tell
-from ..data.origins.open import open_data, open_unlabelled
+from ..data.origins.open import open_data, open_partly, open_unlabelled
 from ..data.pixels.finish import Finish
 from ..data.source import Source, Splits
 from ..errors import BadInput, TessellaError
@@ -32,6 +32,7 @@ from ..models.mae import MaskedAutoencoder
 from ..models.painter import Painter
 from ..objectives.classify import Classify, ClassifyConfig
 from ..objectives.colorize import Colorize, ColorizeConfig
+from ..objectives.fixmatch import FixMatch, FixMatchConfig
 from ..objectives.inpaint import Inpaint, InpaintConfig
 from ..objectives.mae import MAE, MaskedConfig
 from ..objectives.objective import Batch, Objective
@@ -133,7 +134,7 @@ def loader_of(run: Run, splits: Splits, quarantine: Quarantine, rank: int = 0, r
     assert run.preprocess is not None
     data, train = run.data, splits.train if run.labelled else replace(splits.train, targets={})
     backbone = run.model.backbone
-    grid = backbone.grid if isinstance(backbone, ViTConfig) else (1, 1)
+    grid = backbone.grid_of(*backbone.padded(*run.preprocess.size)) if isinstance(backbone, ViTConfig) else (1, 1)
     pictures = Pictures(train, run.preprocess, data.augment, run.train.seed, data.mix, data.views, grid)
     cut = LoaderConfig(
         batch=run.train.batch,
@@ -189,6 +190,8 @@ def _keep(folder: Path, found: dict[str, Predictions]) -> None:
 
 def open_splits(run: Run) -> Splits:
     """The data of a run: where its method needs no labels, pictures without one count as well."""
+    if isinstance(run.objective, FixMatchConfig):
+        return open_partly(run.data)
     return open_data(run.data) if run.labelled else open_unlabelled(run.data)
 
 
@@ -246,6 +249,8 @@ def _objective(run: Run, heads: tuple[Head, ...], start: Mapping[str, Tensor]) -
     match run.objective, network:
         case ClassifyConfig() as cfg, Classifier():
             return Classify(cfg, network, heads)
+        case FixMatchConfig() as cfg, Classifier():
+            return FixMatch(cfg, network)
         case RotateConfig() as cfg, Classifier():
             return Rotate(cfg, network)
         case MaskedConfig() as cfg, MaskedAutoencoder():
@@ -269,8 +274,9 @@ def _whole_patches(run: Run) -> ViTConfig:
     if not isinstance(b, ViTConfig):
         kind = type(b).__name__.removesuffix("Config")
         raise BadInput(f"this method says what patches held, and a {kind} merges them; take a ViT, see tessella list")
-    if b.padded(*b.size) != b.size:
-        raise BadInput(f"pictures of {b.size[0]} x {b.size[1]} px are no whole patches of {b.patch_size}; set --size")
+    height, width = b.size if run.preprocess is None else run.preprocess.size
+    if b.padded(height, width) != (height, width):
+        raise BadInput(f"pictures of {height} x {width} px are no whole patches of {b.patch_size}; set --size")
     return b
 
 

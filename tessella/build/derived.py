@@ -95,7 +95,7 @@ def derive(run: Run, given: dict[str, str], splits: Splits, recipe: TrainConfig 
     mix, passed = run.data.mix, steps * batch / n
     if mix is not None and passed < MIXES and not any(key.startswith("data.mix") for key in given):
         mix = choose_("data.mix", None, f"{passed:.2g} passes: pictures are mixed from {MIXES} on", mix)
-    data = replace(run.data, workers=workers, mix=mix, views=_viewed(run, model.backbone, choose_))
+    data = replace(run.data, workers=workers, mix=mix, views=_viewed(run, preprocess, model.backbone, choose_))
     settled = replace(run, model=model, objective=objective, preprocess=preprocess, train=train, data=data)
     return Choices(settled, reasons)
 
@@ -182,16 +182,14 @@ def _decoder(cfg: MaskedConfig, encoder: Backbone, choose_: Callable[..., Any]) 
     )
 
 
-def _viewed(run: Run, backbone: Backbone, choose_: Callable[..., Any]) -> Any:
+def _viewed(run: Run, preprocess: Preprocess, backbone: Backbone, choose_: Callable[..., Any]) -> Any:
     """Small crops in the proportion of DINO's, in whole patches."""
-    views = run.data.views
-    if isinstance(views, TurnsConfig) and backbone.size[0] != backbone.size[1]:
-        raise BadInput(
-            f"a picture of {backbone.size[0]} x {backbone.size[1]} px cannot be turned; give a square --size"
-        )
+    views, (height, width) = run.data.views, preprocess.size
+    if isinstance(views, TurnsConfig) and height != width:
+        raise BadInput(f"a picture of {height} x {width} px cannot be turned by a quarter; give a square --size")
     if not isinstance(views, CropsConfig):
         return views
-    side, least, step = min(backbone.size), backbone.least, backbone.step
+    side, least, step = min(height, width), backbone.least, backbone.step
     small = max(least, min(side, least + max(0, round(side * 96 / 224) - least) // step * step))
     why = "three sevenths of the large views, in whole patches"
     return replace(views, small_size=choose_("data.views.small_size", small, why, views.small_size))

@@ -7,12 +7,13 @@ from typing import Literal
 
 from ..card import Preprocess
 from ..data.pixels.masks import MasksConfig
-from ..data.pixels.views import TurnsConfig
+from ..data.pixels.views import StrongConfig, TurnsConfig
 from ..data.source import DataConfig
 from ..errors import BadInput
 from ..models.architecture import ClassifierConfig
 from ..objectives.classify import ClassifyConfig
 from ..objectives.colorize import ColorizeConfig
+from ..objectives.fixmatch import FixMatchConfig
 from ..objectives.inpaint import InpaintConfig
 from ..objectives.mae import MaskedConfig
 from ..objectives.rotate import RotateConfig
@@ -38,12 +39,13 @@ FREE = (
 )
 
 ClassWeights = Literal["none", "balanced", "effective"]
-Method = ClassifyConfig | MaskedConfig | SimMIMConfig | RotateConfig | ColorizeConfig | InpaintConfig
+Method = ClassifyConfig | FixMatchConfig | MaskedConfig | SimMIMConfig | RotateConfig | ColorizeConfig | InpaintConfig
 VIEWS: dict[type, type] = {  # what a method has to see of a picture beside the picture
     MaskedConfig: MasksConfig,
     SimMIMConfig: MasksConfig,
     InpaintConfig: MasksConfig,
     RotateConfig: TurnsConfig,
+    FixMatchConfig: StrongConfig,
 }
 
 
@@ -80,18 +82,17 @@ class Run:
             kind, other = (_shown(cls) for cls in (wanted, views))
             what = f"objective is a {type(self.objective).__name__}, which goes with {kind} in data.views, not {other}"
             raise BadInput(f"{what}; choose both by --method")
-        if not self.labelled and (self.features == "once" or self.class_weights != "none"):
+        if not isinstance(self.objective, ClassifyConfig) and (self.features == "once" or self.class_weights != "none"):
             key = "features" if self.features == "once" else "class_weights"
-            raise BadInput(
-                f"{key} is {getattr(self, key)!r}, which is of labels, and this method has none; leave it out"
-            )
+            what = f"{key} is {getattr(self, key)!r}, which goes with plain learning from labels alone"
+            raise BadInput(f"{what}; leave it out")
         if self.features == "once":
             self._refuse_each()
 
     @property
     def labelled(self) -> bool:
         """Whether it learns what somebody said of the pictures. If not, classes only show how it goes."""
-        return isinstance(self.objective, ClassifyConfig)
+        return isinstance(self.objective, (ClassifyConfig, FixMatchConfig))
 
     def _refuse_each(self) -> None:
         """What needs to see a picture each time anew."""

@@ -12,8 +12,9 @@ from dataclasses import replace
 from ..build import Run
 from ..data.pixels.augment import AugmentConfig
 from ..data.pixels.masks import MasksConfig
-from ..data.pixels.views import TurnsConfig
+from ..data.pixels.views import StrongConfig, TurnsConfig
 from ..objectives.colorize import ColorizeConfig
+from ..objectives.fixmatch import FixMatchConfig
 from ..objectives.inpaint import InpaintConfig
 from ..objectives.mae import MaskedConfig
 from ..objectives.rotate import RotateConfig
@@ -53,10 +54,19 @@ def rotate(run: Run) -> Run:
     return replace(run, objective=RotateConfig(), data=data, train=replace(run.train, ema=None))
 
 
+def fixmatch(run: Run) -> Run:
+    """`--method fixmatch`: some pictures have a label; of the others the network learns what it is sure of already."""
+    weak = run.data.augment or AugmentConfig(crop="resized")
+    strong = replace(weak, policy="randaugment", operations=2, magnitude=15, erase=0.5)
+    data = replace(run.data, augment=weak, mix=None, views=StrongConfig(augment=strong))
+    return replace(run, objective=FixMatchConfig(), data=data)
+
+
 METHODS: dict[str, Callable[[Run], Run]] = {
     "mae": mae,
     "simmim": simmim,
     "inpaint": inpaint,
     "colorize": colorize,
     "rotate": rotate,
+    "fixmatch": fixmatch,
 }

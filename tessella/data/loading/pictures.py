@@ -22,7 +22,7 @@ from ..pixels.geometry import Geometry, evaluation_geometry
 from ..pixels.masks import MasksConfig, hidden
 from ..pixels.mix import MixConfig, mixed
 from ..pixels.transforms import prepare
-from ..pixels.views import CropsConfig, TurnsConfig, Views, crops, masks_of_crops
+from ..pixels.views import CropsConfig, StrongConfig, TurnsConfig, Views, crops, masks_of_crops
 from ..source import Column, Source
 from .following import PLACED, follow
 from .order import Key
@@ -81,7 +81,7 @@ class Pictures:
     def sample(self, key: Key) -> dict[str, Any]:
         """Leaves beside `ids` and `image`: `label`, the source's other targets by their names (see `follow`), and what
         views add: `local` crops beside the large ones, which are the `image`; the `mask` of hidden patches; the `turn`,
-        a place in `quarters`."""
+        a place in `quarters`; the `strong` view of the same picture."""
         name, source = self.source.ids[key.sample], self.source
         data = source.read(key.sample)
         values = {kind: column[key.sample] for kind, column in source.targets.items()}
@@ -112,6 +112,9 @@ class Pictures:
             case TurnsConfig():
                 turn = int(rng.integers(len(views.quarters)))
                 return {"image": self._view(data, key, name).rot90(views.quarters[turn], (-2, -1)), "turn": turn}
+            case StrongConfig():
+                strong = augment(data, views.augment, self.preprocess, rng, name)
+                return {"image": self._view(data, key, name), "strong": strong}
 
     def _view(self, data: bytes, key: Key, name: str) -> Tensor:
         if self.augment is None:
@@ -162,6 +165,8 @@ class Pictures:
                 nothing |= {"mask": torch.empty(0, views.large, *self.grid, dtype=torch.bool)} if views.masked else {}
             case MasksConfig():
                 nothing = {"mask": torch.empty(0, *self.grid, dtype=torch.bool)}
+            case StrongConfig():
+                nothing = {"strong": self._stack([])}
             case TurnsConfig():
                 nothing = {"turn": torch.empty(0, dtype=torch.int64)}
             case None:

@@ -22,6 +22,7 @@ SUFFIXES = frozenset(
 )
 OTHER = frozenset(".txt .json .jsonl .xml .csv .tsv .parquet .md .html .py .toml .yaml .yml .zip .tar .gz .xz".split())
 TRAIN = ("train", "training")
+UNLABELLED = ("unlabelled", "unlabeled")  # beside class folders, where labels are not needed of all
 VALIDATION = ("val", "valid", "validation", "test")  # the first of these that is there is used
 LAYOUT = "expected one folder per class (photos/cat/1.jpg, photos/dog/2.jpg), or train/ and val/ that hold such folders"
 
@@ -99,7 +100,7 @@ def open_all(path: str | Path, *, val_share: float = 0.2, seed: int = 0) -> Spli
 
 
 def _classes_in(folder: str) -> tuple[str, ...]:
-    names = _folders(folder)
+    names = [name for name in _folders(folder) if name.lower() not in UNLABELLED]
     return in_order(names)[0] if len(names) > 1 else ()
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ...card import LABEL, Head
 from ...errors import BadInput
-from ..source import NOTHING_HELD, DataConfig, Opened, Source, Splits, relabelled
+from ..source import NOTHING_HELD, DataConfig, Opened, Source, Splits, relabelled, split
 from .asked import no_table, settle_asked, settle_for
 from .folder import SUFFIXES, every_folder, open_all, open_folder
 from .folder import open_labelled as labelled_folder
@@ -92,6 +92,28 @@ def open_unlabelled(cfg: DataConfig) -> Splits:
     held = other.train if other.val is None else other.val
     notes = [note for part in (splits, other) for note in part.notes if note != NOTHING_HELD]
     return splits._replace(val=relabelled(held, splits.classes), notes=notes)
+
+
+def open_partly(cfg: DataConfig) -> Splits:
+    """What learning from a few labels reads: all of the training part, with a label or without; a share of what has one
+    is held out where no validation part is found."""
+    splits = open_unlabelled(replace(cfg, val_share=0.0))
+    everything, labels = splits.train, splits.train.labels
+    if labels is None or len(np.unique(labels[labels >= 0])) < 2:
+        what = f"{cfg.path} has no classes, and this method learns some pictures' classes"
+        raise BadInput(f"{what}; lay labelled ones in class folders, the others in unlabelled/ beside them")
+    rows, held = np.flatnonzero(labels >= 0), splits.val
+    notes = [note for note in splits.notes if note != NOTHING_HELD]
+    if held is not None and held.labels is not None:
+        held = held.take(np.flatnonzero(held.labels >= 0))
+    elif cfg.val_share:
+        held = split(everything.take(rows), cfg.val_share, cfg.seed)[1]
+        everything = everything.take(np.flatnonzero(~np.isin(everything.rows, held.rows)))
+        notes.append(f"no validation part: {len(held):,} of {len(rows):,} labelled pictures held out")
+    assert everything.labels is not None
+    known = int((everything.labels >= 0).sum())
+    notes.append(f"{known:,} of {len(everything):,} training pictures have a label")
+    return Splits(everything, held, splits.classes, notes)
 
 
 def open_labelled(address: str | Path, classes: Sequence[str], cfg: DataConfig | None = None) -> Opened:

@@ -6,7 +6,7 @@ take. The file is decoded once, for the crop that needs the most pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -96,7 +96,16 @@ class TurnsConfig:
             raise BadInput(f"data.views.quarters is {list(self.quarters)}; give two or more of 0, 1, 2, 3")
 
 
-Views = CropsConfig | MasksConfig | TurnsConfig
+@dataclass(frozen=True, kw_only=True)
+class StrongConfig:
+    """The picture once more, changed strongly: its labels are guessed from the other, which is not (FixMatch)."""
+
+    augment: AugmentConfig = field(
+        default_factory=lambda: AugmentConfig(policy="randaugment", operations=2, magnitude=15, erase=0.5)
+    )
+
+
+Views = CropsConfig | MasksConfig | TurnsConfig | StrongConfig
 
 
 def crops(
