@@ -307,7 +307,7 @@ CONTENDERS: dict[str, Callable[[Options, Gate], None]] = {
 }
 
 
-def main() -> None:
+def main(known: dict[str, Callable[[Options, Gate], None]] = CONTENDERS) -> None:
     """One contender in this process: `contenders.py NAME OPTIONS`, orders on stdin, answers on stdout."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the libraries print is no answer
@@ -318,7 +318,7 @@ def main() -> None:
 
         torch.set_num_threads(options.threads)
         torch.manual_seed(0)
-        CONTENDERS[sys.argv[1]](options, gate)
+        known[sys.argv[1]](options, gate)
     except ImportError as error:
         gate.tell({"absent": f"{error}"})
 

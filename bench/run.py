@@ -33,6 +33,8 @@ COMMANDS = (
     "dry_run",
     "flowers",
     "rivals",
+    "pretrain",
+    "masked",
 )  # in the order of `all`
 
 

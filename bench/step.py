@@ -31,11 +31,11 @@ BARS = {"transformers": 2.4, "timm_script": 2.4, "timm_compiled": 1.0}
 class Contender:
     """A process that works only while somebody waits for its answer."""
 
-    def __init__(self, name: str, options: Options) -> None:
+    def __init__(self, name: str, options: Options, script: str = "contenders.py") -> None:
         self.name = name
         self.said = tempfile.TemporaryFile("w+")
         here = Path(__file__).parent
-        command = [sys.executable, str(here / "contenders.py"), name, json.dumps(asdict(options))]
+        command = [sys.executable, str(here / script), name, json.dumps(asdict(options))]
         paths = os.pathsep.join([str(here.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
         threads = {"OMP_NUM_THREADS": str(options.threads), "PYTHONPATH": paths}
         self.process = subprocess.Popen(
@@ -75,11 +75,11 @@ class Contender:
         self.said.close()
 
 
-def start(names: list[str], options: Options) -> tuple[list[Contender], dict[str, str]]:
+def start(names: list[str], options: Options, script: str = "contenders.py") -> tuple[list[Contender], dict[str, str]]:
     """Those that are installed, warmed up one after the other; and why the others are not there."""
     ready, absent = [], {}
     for name in names:
-        one = Contender(name, options)
+        one = Contender(name, options, script)
         first = one.answer()
         if "absent" in first:
             absent[name] = first["absent"]
