@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json as _json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from ..config import nearest
+from ..config import encode, nearest
 from ..errors import BadInput, TessellaError, readable
+from ..models.mae import MaskedAutoencoder
+from ..models.painter import Painter
 from ..runtime.load import load
 from ..weights.io import read_model, write_model
 from ..weights.lora_writer import LoraSettings, Written, write_adapter
@@ -72,8 +74,12 @@ def convert(
     if push is not None:
         refuse_early(push)
     model = load(source, like, headless=True, adapter=adapter)
-    card, tensors = model.card, dict(model.network.state_dict())
     library = next((name for name in get_args(Library) if name == to), None)
+    card, network, left = model.card, model.network, tuple[str, ...]()
+    if library is not None and isinstance(network, (MaskedAutoencoder, Painter)):
+        network, left = model.classifier, ("its decoder, which our own folder keeps",)
+        card = replace(card, architecture=encode(network.cfg))
+    tensors = dict(network.state_dict())
     opens: tuple[str, ...]
     lost: tuple[str, ...]
     if library is None:
@@ -83,7 +89,7 @@ def convert(
     else:
         told = describe(card, library)
         write_abroad(folder, tensors, card, library)
-        opens, lost, page = told.opens, told.lost, readme(card, library, told)
+        opens, lost, page = told.opens, (*told.lost, *left), readme(card, library, told)
     where = upload(folder, push, page) if push is not None else ""
     shown = tuple(line.replace("FOLDER", str(folder)) for line in opens)
     return Converted(str(source), folder, to, len(tensors), card.licence, shown, lost, where)

@@ -16,7 +16,7 @@ from ranks import run_ranks
 from torch import Tensor
 from toys import Toy, toy_batches
 
-from tessella.errors import BadInput, DiskFull, Diverged, Stopped, TessellaError
+from tessella.errors import BadInput, Collapsed, DiskFull, Diverged, Stopped, TessellaError
 from tessella.training import Job, TrainConfig, memory, state, train
 
 CFG: dict[str, Any] = {
@@ -278,3 +278,28 @@ def test_fewer_steps_than_done_and_batches_that_end_are_refused(tmp_path: Path) 
         run(tmp_path, steps=3)
     with pytest.raises(BadInput, match="end before step 2"):
         train(TrainConfig(**CFG), Toy(), lambda start: islice(toy_batches()(start), 2), Job(quiet=True))
+
+
+class Asleep(Toy):
+    """Says so once it has made four steps; asked where a step is logged."""
+
+    def __init__(self, wakes: bool = False) -> None:
+        super().__init__()
+        self.wakes = wakes
+        self.register_buffer("made", torch.zeros((), dtype=torch.int64))
+
+    def after_step(self, progress: float) -> None:
+        self.made += 1
+
+    def alarm(self) -> str:
+        return "all pictures look alike; lower train.lr" if int(self.made) >= 4 and not self.wakes else ""
+
+
+def test_a_collapse_ends_the_run_and_leaves_its_last_state(tmp_path: Path) -> None:
+    cfg = TrainConfig(**CFG | {"steps": 12, "log_every": 3, "save_every": 2})
+    with pytest.raises(Collapsed, match=r"step 3: all pictures look alike; lower train\.lr") as told:
+        train(cfg, Asleep(), toy_batches(), Job(folder=tmp_path, quiet=True))
+    assert told.value.exit_code == 4
+    found = state.latest(tmp_path / "state")
+    assert found is not None and state.load(found).step == 2, "the state before it was seen"
+    assert train(cfg, Asleep(wakes=True), toy_batches(), Job(quiet=True)).step == 12
