@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from ..config import nearest
 from ..errors import BadInput
 from ..models.classifier import Classifier
 from .lighten import LightenConfig, light, refuse_unfit
-from .losses import FIT, TINY, Loss, LossConfig, of_class, of_number, of_tags
+from .losses import FIT, TINY, Loss, LossConfig, known, mass, most, of_class, of_number, of_tags, over_known, told
 from .objective import Batch, Losses, Metrics, Objective
 
 
@@ -141,15 +142,12 @@ class Classify(Objective):
         named = {}
         for part in self.parts:
             loss, figure = self._names(part)
-            named[loss] = _mass(_shares(part, batch))
-            named[figure] = known(part, _most(part, batch)).mean(1).sum()
+            named[loss] = mass(told(part.head.task, part.leaf, batch))
+            named[figure] = known(part.head.task, most(part.leaf, batch)).mean(1).sum()
         return dict(zip(named, torch.stack(list(named.values())).tolist(), strict=True))
 
     def _loss(self, part: Part, outputs_BE: Tensor, batch: Batch) -> Tensor:
-        shares = _shares(part, batch)
-        each = [(share_BE * self._judge(part, outputs_BE, targets)).mean(1).sum() for targets, share_BE in shares]
-        mass = _mass(shares)
-        return torch.stack(each).sum() / torch.where(mass > 0, mass, 1.0)
+        return over_known(told(part.head.task, part.leaf, batch), partial(self._judge, part, outputs_BE))
 
     def _judge(self, part: Part, outputs_BE: Tensor, targets: Tensor) -> Tensor:
         """(B, E); of an unknown target any number, but a number."""
@@ -168,44 +166,16 @@ class Classify(Objective):
         return (LABEL, figure) if self.single else (f"{part.head.name}/loss", f"{part.head.name}/{figure}")
 
 
-def known(part: Part, targets: Tensor) -> Tensor:
-    """(B, E): 1 or 0"""
-    there = targets >= 0 if part.head.task == "classify" else ~targets.isnan()
-    return there.float() if part.head.task == "tags" else there.float()[:, None]
-
-
-def _shares(part: Part, batch: Batch) -> list[tuple[Tensor, Tensor]]:
-    """(targets, how much each of them counts (B, E)): of the picture itself, and of the one that it was mixed with."""
-    own = batch[part.leaf]
-    if "mix" not in batch:
-        return [(own, known(part, own))]
-    other, own_B1 = batch[f"mix_{part.leaf}"], batch["mix"][:, None]
-    return [(own, own_B1 * known(part, own)), (other, (1 - own_B1) * known(part, other))]
-
-
-def _mass(shares: list[tuple[Tensor, Tensor]]) -> Tensor:
-    return torch.stack([share_BE.mean(1).sum() for _, share_BE in shares]).sum()
-
-
-def _most(part: Part, batch: Batch) -> Tensor:
-    """The target of what most of the picture is."""
-    own: Tensor = batch[part.leaf]
-    if "mix" not in batch:
-        return own
-    mine = (batch["mix"] >= 0.5).reshape(-1, *[1] * (own.ndim - 1))
-    return torch.where(mine, own, batch[f"mix_{part.leaf}"])
-
-
 def _figure(part: Part, outputs_BE: Tensor, batch: Batch) -> Tensor:
     """Share of right classes or tags, or mean error of the number in its own unit; over what is known."""
-    targets = _most(part, batch)
+    targets = most(part.leaf, batch)
     if part.head.task == "classify":
         value_BE = (outputs_BE.argmax(-1) == targets).float()[:, None]
     elif part.head.task == "tags":
         value_BE = ((outputs_BE > 0).float() == targets).float()
     else:
         value_BE = (outputs_BE * part.head.scale + part.head.mean - targets.nan_to_num()[:, None]).abs()
-    there_BE = known(part, targets)
+    there_BE = known(part.head.task, targets)
     return (value_BE * there_BE).mean(1).sum() / there_BE.mean(1).sum().clamp(min=TINY)
 
 

@@ -1,14 +1,16 @@
 """Losses of a single head: its outputs and targets to a loss for each sample, or for each of its classes. No state.
 
-Shape suffixes:  B samples  K classes. `bce`, `focal` and `asymmetric` ask a yes or no of every class; their targets may
-be soft, and they are linear in them: the loss of a mixed picture is the mixture of two losses.
+Shape suffixes:  B samples  K classes  E what a target holds: K tags, or one thing. `bce`, `focal` and `asymmetric` ask
+a yes or no of every class; their targets may be soft, and they are linear in them: the loss of a mixed picture is the
+mixture of two losses. How much of a target counts stands at the end.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from ..card import Task
 from ..errors import BadInput
+from .objective import Batch
 
 Loss = Literal["auto", "cross_entropy", "bce", "focal", "asymmetric", "mse", "l1", "huber"]
 FIT: dict[Task, tuple[Loss, ...]] = {  # the first is what "auto" stands for
@@ -106,3 +109,50 @@ def asymmetric(logits_BK: Tensor, targets_BK: Tensor, gamma: float, gamma_presen
     else:
         away_BK = -torch.exp(gamma * yes) * no
     return targets_BK * there_BK + (1 - targets_BK) * away_BK
+
+
+# -- what of a batch's targets counts, and how much -------------------------------------------------------------------
+
+
+class Told(NamedTuple):
+    """Targets, and how much each of them counts: nothing where it is unknown, its share where pictures were mixed."""
+
+    targets: Tensor  # a class (B,) int64, tags (B, K), a number (B,)
+    share_BE: Tensor
+
+
+def known(task: Task, targets: Tensor) -> Tensor:
+    """(B, E): 1 or 0. An unknown class is -1, all else is NaN."""
+    there = targets >= 0 if task == "classify" else ~targets.isnan()
+    return there.float() if task == "tags" else there.float()[:, None]
+
+
+def told(task: Task, leaf: str, batch: Batch) -> list[Told]:
+    """Of the picture itself, and of the one that it was mixed with. `leaf`: where the batch has the targets."""
+    own = batch[leaf]
+    if "mix" not in batch:
+        return [Told(own, known(task, own))]
+    other, own_B1 = batch[f"mix_{leaf}"], batch["mix"][:, None]
+    return [Told(own, own_B1 * known(task, own)), Told(other, (1 - own_B1) * known(task, other))]
+
+
+def mass(parts: list[Told]) -> Tensor:
+    """How many targets are known, a mixed one by its share: over so much a loss is a mean."""
+    return torch.stack([part.share_BE.mean(1).sum() for part in parts]).sum()
+
+
+def over_known(parts: list[Told], judge: Callable[[Tensor], Tensor]) -> Tensor:
+    """The mean of what `judge` says of targets, (B, E), over what is known; over nothing it is 0. Of an unknown target
+    `judge` may say any number, but a number."""
+    each = [(part.share_BE * judge(part.targets)).mean(1).sum() for part in parts]
+    whole = mass(parts)
+    return torch.stack(each).sum() / torch.where(whole > 0, whole, 1.0)
+
+
+def most(leaf: str, batch: Batch) -> Tensor:
+    """The target of what most of the picture is."""
+    own: Tensor = batch[leaf]
+    if "mix" not in batch:
+        return own
+    mine = (batch["mix"] >= 0.5).reshape(-1, *[1] * (own.ndim - 1))
+    return torch.where(mine, own, batch[f"mix_{leaf}"])
