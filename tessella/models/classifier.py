@@ -141,22 +141,28 @@ class Classifier(nn.Module):
         """The values that no checkpoint holds: enough for whoever loads all parameters anyway."""
         self.backbone.init_buffers()
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalised pictures (B, C, H, W), or their `features`, to logits (B, classes)."""
+    def forward(self, images: Tensor | Tokens) -> Tensor:
+        """Normalised pictures (B, C, H, W), their tokens or their `features`, to logits (B, classes).
+
+        Tokens: who wants them as well calls `backbone`, then this; FSDP2 gathers the shards around each of the two.
+        """
         logits = self.both(images)
         return logits.classes if logits.distill is None else (logits.classes + logits.distill) / 2
 
-    def both(self, images: Tensor, keep: Tensor | None = None) -> Logits:
+    def both(self, images: Tensor | Tokens, keep: Tensor | None = None) -> Logits:
         """The two heads apart: what an objective needs that trains the second one on a teacher (DeiT)."""
-        features_BSD = images if images.ndim == 3 else self.features(images, keep)
+        if isinstance(images, Tensor) and images.ndim == 3:
+            features_BSD = images
+        else:
+            features_BSD = self.features(images, keep)
         classes = self.head(self.head_drop(features_BSD[:, 0]))
         distilled = features_BSD.shape[1] == 2
         return Logits(classes, self.head_dist(self.head_drop(features_BSD[:, 1])) if distilled else None)
 
-    def features(self, images_BCHW: Tensor, keep: Tensor | None = None) -> Tensor:
+    def features(self, images: Tensor | Tokens, keep: Tensor | None = None) -> Tensor:
         """What the heads read (B, S, D): the pooled vector, and the distillation token where there is one. `keep`
         (B, n): see ViT.forward."""
-        tokens = self.tokens(images_BCHW, keep)
+        tokens = images if isinstance(images, Tokens) else self.tokens(images, keep)
         seen = [self.pool(tokens)] + ([] if tokens.distill is None else [tokens.distill])
         return torch.stack(seen, dim=1)
 
