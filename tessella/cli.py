@@ -69,8 +69,14 @@ def train(
         str | None, typer.Option(help="compact (up to 112 px) or scratch; with --weights finetune or probe.")
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="mae, simmim, inpaint, colorize, rotate: without labels; fixmatch: with a few.")
+        str | None,
+        typer.Option(help="dino, mae, simmim, inpaint, colorize, rotate; fixmatch; distill: see its page."),
     ] = None,
+    teacher: Annotated[str | None, typer.Option(help="With --method distill: the model that it learns from.")] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", help="With --add: a finished run that learns more classes.")
+    ] = None,
+    add: Annotated[str | None, typer.Option(help="With --from: the pictures of new classes.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the training pictures.")] = None,
     targets: Annotated[str | None, typer.Option(help="Columns of a table to learn: colour,price,tags.")] = None,
     batch: Annotated[str | None, typer.Option(help="Pictures a step, over all processes; auto: cut to memory.")] = None,
@@ -99,6 +105,7 @@ def train(
         raise BadInput("--json is of a dry run; add --dry-run, or read log.jsonl of the run")
     short = {
         "weights": weights,
+        "objective.teacher": teacher,
         "epochs": epochs,
         "data.targets": None if targets is None else [name.strip() for name in targets.split(",")],
         "train.batch": batch and parse_value(batch),
@@ -114,6 +121,16 @@ def train(
         "name": name,
     }
     settings |= {key: value for key, value in short.items() if value is not None}
+    if teacher is not None and method != "distill":
+        raise BadInput("--teacher goes with --method distill; add it, or leave the teacher out")
+    if (from_ is None) != (add is None):
+        raise BadInput("--from RUN and --add DATA go together: what learned already, and the pictures of new classes")
+    if from_ is not None and add is not None:
+        from .verbs.continued import going_on
+
+        if data is not None or method is not None or weights is not None:
+            raise BadInput("--from RUN brings its own data, weights and method; leave the others out")
+        data, settings, method = going_on(from_, add, settings)
     if resume is not None:
         refused: dict[str, Any] = {"a data folder": data, "--model": model, "--recipe": recipe, "--method": method}
         refused |= {"a settings file": files or None}

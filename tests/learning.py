@@ -45,12 +45,29 @@ def photos(place: Path) -> Path:
 
 
 def settled(name: str, pictures: Path, **more: Any) -> tuple[Run, Splits]:
-    """As `tessella train PICTURES --method NAME` would have it, but small."""
-    start = METHODS[name](compact(str(pictures)))
+    """As `tessella train PICTURES --method NAME` would have it, but small; of no such name: from labels."""
+    start = METHODS[name](compact(str(pictures))) if name in METHODS else compact(str(pictures))
     start = replace(start, model=classifier("vit_n8", 0))
-    run, given = override(start, [SMALL | {key.replace("__", "."): value for key, value in more.items()}])
+    own = {"objective.teacher": str(teacher(pictures))} if name == "distill" else {}
+    own |= (
+        {"objective.prototypes": 64, "objective.width": 32, "objective.bottleneck": 16, "objective.momentum": 0.9}
+        if name == "dino"
+        else {}
+    )
+    run, given = override(start, [SMALL | own | {key.replace("__", "."): value for key, value in more.items()}])
     splits = build.open_splits(run)
     return build.derive(run, given, splits, start.train).run, splits
+
+
+def teacher(pictures: Path) -> Path:
+    """Somebody who knows these classes, and has learned nothing yet."""
+    folder = pictures.parent / "teacher"
+    if not folder.is_dir():
+        run, splits = settled("labels", pictures)
+        built = build.objects(run, splits, folder)
+        assert built.job.ship is not None
+        built.job.ship(dict(built.objective.model.state_dict()), {}, 0)
+    return folder
 
 
 def learn(name: str, pictures: Path, folder: Path, **more: Any) -> list[float]:

@@ -18,10 +18,12 @@ from ..data.loading.kept import Kept, gathered, joined
 from ..data.loading.loader import Loader, LoaderConfig, Stream, once
 from ..data.loading.pictures import Pictures
 from ..data.loading.quarantine import Quarantine, tell
-from ..data.origins.open import open_data, open_partly, open_unlabelled
+from ..data.origins.joined import joined as joined_sets
+from ..data.origins.open import open_data, open_partly, open_unlabelled, stem
 from ..data.pixels.finish import Finish
-from ..data.source import Source, Splits
+from ..data.source import DataConfig, Source, Splits
 from ..errors import BadInput, TessellaError
+from ..metrics.accuracy import top
 from ..metrics.heads import figures, names
 from ..metrics.kept import keep
 from ..metrics.predictions import Array, Predictions, fill
@@ -32,17 +34,21 @@ from ..models.mae import MaskedAutoencoder
 from ..models.painter import Painter
 from ..objectives.classify import Classify, ClassifyConfig
 from ..objectives.colorize import Colorize, ColorizeConfig
+from ..objectives.dino import DINO, DINOConfig
+from ..objectives.distill import Distill, DistillConfig, Teacher, matched
 from ..objectives.fixmatch import FixMatch, FixMatchConfig
 from ..objectives.inpaint import Inpaint, InpaintConfig
 from ..objectives.mae import MAE, MaskedConfig
 from ..objectives.objective import Batch, Objective
 from ..objectives.rotate import Rotate, RotateConfig
 from ..objectives.simmim import SimMIM, SimMIMConfig
+from ..runtime.load import load
 from ..training import Job, choose
 from ..training.batch import move
 from ..training.seeds import reseed
 from ..training.trainer import Infer
 from ..weights.io import load_into, write_model
+from ..weights.opened import open_weights
 from .derived import heads_of
 from .run import FREE, Run
 from .watched import FIGURES, Vectors, pictures, watching
@@ -172,12 +178,21 @@ def _evaluation(run: Run, splits: Splits, folder: Path, objective: Objective) ->
 
     def evaluate(infer: Infer) -> dict[str, float]:
         found = fill(infer, batches(), heads)
-        told = figures(found, heads)
+        told = figures(found, heads) | _before_and_added(found[heads[0].name], objective)
         if parallel.is_main():  # with `train.best` the last look of a run is at what ships
             _keep(folder, found)
         return told
 
     return evaluate
+
+
+def _before_and_added(p: Predictions, objective: Objective) -> dict[str, float]:
+    """Where classes were added: how many of the old ones are still told, and of the new ones already, among all."""
+    if not isinstance(objective, Distill) or not objective.cfg.partial or not objective.answers:
+        return {}
+    old = np.isin(p.targets, objective.teacher.known)
+    parts = {"top1_before": old, "top1_added": ~old & (p.targets >= 0)}
+    return {n: top(replace(p, targets=np.where(rows, p.targets, -1)), 1) for n, rows in parts.items() if rows.any()}
 
 
 def _keep(folder: Path, found: dict[str, Predictions]) -> None:
@@ -192,7 +207,19 @@ def open_splits(run: Run) -> Splits:
     """The data of a run: where its method needs no labels, pictures without one count as well."""
     if isinstance(run.objective, FixMatchConfig):
         return open_partly(run.data)
-    return open_data(run.data) if run.labelled else open_unlabelled(run.data)
+    if run.data.add and not run.labelled:
+        raise BadInput("data.add is for learning more classes, from labels; leave it out")
+    return _with_added(run.data) if run.labelled else open_unlabelled(run.data)
+
+
+def _with_added(cfg: DataConfig) -> Splits:
+    """The data sets one after the other; of what was learned before the last one a share is seen again."""
+    splits = open_data(cfg)
+    for number, address in enumerate(cfg.add, 1):
+        own = DataConfig(path=address, val_share=cfg.val_share, seed=cfg.seed, cache=cfg.cache)
+        replay = cfg.replay if number == len(cfg.add) else 1.0
+        splits = joined_sets(splits, open_data(own), f"{stem(address)}-{number}", replay, cfg.seed)
+    return splits
 
 
 def looked_at(run: Run, splits: Splits) -> int:
@@ -251,6 +278,10 @@ def _objective(run: Run, heads: tuple[Head, ...], start: Mapping[str, Tensor]) -
             return Classify(cfg, network, heads)
         case FixMatchConfig() as cfg, Classifier():
             return FixMatch(cfg, network)
+        case DistillConfig() as cfg, Classifier():
+            return Distill(cfg, network, _teacher(run, cfg, heads), heads)
+        case DINOConfig() as cfg, Classifier():
+            return DINO(cfg, network)
         case RotateConfig() as cfg, Classifier():
             return Rotate(cfg, network)
         case MaskedConfig() as cfg, MaskedAutoencoder():
@@ -262,6 +293,23 @@ def _objective(run: Run, heads: tuple[Head, ...], start: Mapping[str, Tensor]) -
         case ColorizeConfig() as cfg, Painter():
             return Colorize(cfg, network)
     raise AssertionError("architecture_of has one for each")
+
+
+def _teacher(run: Run, cfg: DistillConfig, heads: tuple[Head, ...]) -> Teacher:
+    """Opened anew, and never changed; its classes are found by name."""
+    assert run.preprocess is not None
+    model = load(cfg.teacher, cfg.teacher_like or None, headless=cfg.kind == "features")
+    digest = open_weights(cfg.teacher, cfg.teacher_like or None).sha256
+    if digest != cfg.teacher_sha256:
+        what = f"the teacher {cfg.teacher} has changed since the run started"
+        raise BadInput(f"{what}; put the one with sha256 {cfg.teacher_sha256} there, or start a new run")
+    network: nn.Module = model.network if cfg.kind != "features" else model.classifier
+    rows: tuple[int, ...] = ()
+    if cfg.kind != "features":
+        if not heads or not model.card.heads:
+            raise BadInput(f"the teacher {cfg.teacher} says no class; take --objective.kind features")
+        rows = matched(heads[0].classes, model.card.heads[0].classes, cfg.partial)
+    return Teacher(network=network, wants=model.preprocess, given=run.preprocess, rows=rows)
 
 
 def _pool(run: Run) -> Literal["cls", "mean"]:

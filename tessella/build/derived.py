@@ -23,10 +23,12 @@ from ..errors import BadInput
 from ..models.architecture import Backbone, ClassifierConfig, ViTConfig
 from ..models.size import macs
 from ..objectives.classify import ClassifyConfig, HeadConfig
+from ..objectives.distill import DistillConfig
 from ..objectives.mae import MaskedConfig
 from ..objectives.rotate import TURNS
 from ..training import TrainConfig, choose
 from ..training.optim import MOMENTUM
+from ..weights.opened import open_weights
 from .run import ClassWeights, Method, Run
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation that most photo models use
@@ -154,10 +156,23 @@ def _fitted(run: Run, splits: Splits, model: ClassifierConfig, choose_: Callable
     match run.objective:
         case ClassifyConfig():
             return _weighted(run, run.objective, splits, choose_)
+        case DistillConfig():
+            return _taught(run.objective)
         case MaskedConfig():
             return _decoder(run.objective, model.backbone, choose_)
         case _:
             return run.objective
+
+
+def _taught(cfg: DistillConfig) -> DistillConfig:
+    """With the teacher's digest: a run that goes on has the same one."""
+    if not cfg.teacher:
+        raise BadInput("--method distill learns from a teacher, and none was named; add --teacher MODEL")
+    found = open_weights(cfg.teacher, cfg.teacher_like or None).sha256
+    if cfg.teacher_sha256 not in ("", found):
+        what = f"{cfg.teacher} has the sha256 {found}, not {cfg.teacher_sha256}"
+        raise BadInput(f"{what}; get it again, or leave objective.teacher_sha256 out")
+    return replace(cfg, teacher_sha256=found)
 
 
 def _decoder(cfg: MaskedConfig, encoder: Backbone, choose_: Callable[..., Any]) -> MaskedConfig:

@@ -7,12 +7,14 @@ from typing import Literal
 
 from ..card import Preprocess
 from ..data.pixels.masks import MasksConfig
-from ..data.pixels.views import StrongConfig, TurnsConfig
+from ..data.pixels.views import CropsConfig, StrongConfig, TurnsConfig
 from ..data.source import DataConfig
 from ..errors import BadInput
 from ..models.architecture import ClassifierConfig
 from ..objectives.classify import ClassifyConfig
 from ..objectives.colorize import ColorizeConfig
+from ..objectives.dino import DINOConfig
+from ..objectives.distill import DistillConfig
 from ..objectives.fixmatch import FixMatchConfig
 from ..objectives.inpaint import InpaintConfig
 from ..objectives.mae import MaskedConfig
@@ -26,7 +28,9 @@ FREE = (
     "weights",
     "licence",
     "memory",
+    "objective.teacher",
     "data.path",
+    "data.add",
     "data.validation",
     "data.workers",
     "data.cache",
@@ -39,12 +43,23 @@ FREE = (
 )
 
 ClassWeights = Literal["none", "balanced", "effective"]
-Method = ClassifyConfig | FixMatchConfig | MaskedConfig | SimMIMConfig | RotateConfig | ColorizeConfig | InpaintConfig
+Method = (
+    ClassifyConfig
+    | DistillConfig
+    | FixMatchConfig
+    | DINOConfig
+    | MaskedConfig
+    | SimMIMConfig
+    | RotateConfig
+    | ColorizeConfig
+    | InpaintConfig
+)
 VIEWS: dict[type, type] = {  # what a method has to see of a picture beside the picture
     MaskedConfig: MasksConfig,
     SimMIMConfig: MasksConfig,
     InpaintConfig: MasksConfig,
     RotateConfig: TurnsConfig,
+    DINOConfig: CropsConfig,
     FixMatchConfig: StrongConfig,
 }
 
@@ -92,7 +107,15 @@ class Run:
     @property
     def labelled(self) -> bool:
         """Whether it learns what somebody said of the pictures. If not, classes only show how it goes."""
-        return isinstance(self.objective, (ClassifyConfig, FixMatchConfig))
+        match self.objective:
+            case ClassifyConfig() | FixMatchConfig():
+                return True
+            case DistillConfig(kind="features", share=1):
+                return False
+            case DistillConfig():
+                return True
+            case _:
+                return False
 
     def _refuse_each(self) -> None:
         """What needs to see a picture each time anew."""

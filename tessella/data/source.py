@@ -40,6 +40,8 @@ class DataConfig:
     kinds: dict[str, Kind] = field(default_factory=dict)  # of these columns, where their values say another
     cache: str | None = None  # where what is fetched is kept; None: the user's cache folder
     validation: str | None = None  # another address with the same classes; None: what `path` has, else a share of train
+    add: tuple[str, ...] = ()  # more data sets whose classes are learned as well: see `train --from RUN --add DATA`
+    replay: float = 1.0  # share of the pictures from before the last of these that is seen again
     val_share: float = 0.2  # share of each class held out where no validation pictures are found; 0: no validation
     seed: int = 0  # which files are held out; apart from the run's seed, so that runs stay comparable
     workers: int | None = None  # processes that decode; None: by the number of cores; 0: in the main process
@@ -55,6 +57,10 @@ class DataConfig:
             raise BadInput(f"data.val_share is {self.val_share}; give a share in [0, 1)")
         if self.workers is not None and self.workers < 0:
             raise BadInput(f"data.workers is {self.workers}; give 0 or more")
+        if not 0 <= self.replay <= 1:
+            raise BadInput(f"data.replay is {self.replay}; give a share in [0, 1]")
+        if self.add and self.targets:
+            raise BadInput("data.add brings classes, and data.targets are columns of a table; leave one of them out")
         if not 0 <= self.max_bad <= 1:
             raise BadInput(f"data.max_bad is {self.max_bad}; give a share in [0, 1], such as 0.01")
         twice = [name for name in self.targets if self.targets.count(name) > 1]

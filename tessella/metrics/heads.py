@@ -35,6 +35,9 @@ def spoken(metrics: Mapping[str, float]) -> list[str]:
 
 def _first(m: Mapping[str, float]) -> str:
     loss = f" (loss {m['loss']:.4f})" if "loss" in m else ""
+    if "top1_before" in m and "top1_added" in m:
+        parts = f"of the classes from before {100 * m['top1_before']:.2f} %, of new ones {100 * m['top1_added']:.2f} %"
+        return f"top-1 {100 * m['top1']:.2f} %{loss}; {parts}"
     if "top1" in m:
         return f"top-1 {100 * m['top1']:.2f} %{loss}"
     if "rank" in m:  # of features that were learned without labels

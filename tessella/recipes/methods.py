@@ -12,8 +12,10 @@ from dataclasses import replace
 from ..build import Run
 from ..data.pixels.augment import AugmentConfig
 from ..data.pixels.masks import MasksConfig
-from ..data.pixels.views import StrongConfig, TurnsConfig
+from ..data.pixels.views import CropsConfig, StrongConfig, TurnsConfig
 from ..objectives.colorize import ColorizeConfig
+from ..objectives.dino import DINOConfig
+from ..objectives.distill import DistillConfig
 from ..objectives.fixmatch import FixMatchConfig
 from ..objectives.inpaint import InpaintConfig
 from ..objectives.mae import MaskedConfig
@@ -62,11 +64,26 @@ def fixmatch(run: Run) -> Run:
     return replace(run, objective=FixMatchConfig(), data=data)
 
 
+def dino(run: Run) -> Run:
+    """`--method dino`: of every view the student says what its own average says of another, larger one."""
+    small = run.data.augment is not None and run.data.augment.crop == "pad"  # pictures that a blur would wipe out
+    crops = CropsConfig(small=6, blur=(0.0,), small_blur=0.0) if small else CropsConfig(small=6)
+    data = replace(run.data, augment=None, mix=None, views=crops)
+    return replace(run, objective=DINOConfig(), data=data, train=replace(run.train, ema=None))
+
+
+def distill(run: Run) -> Run:
+    """`--method distill --teacher MODEL`: a finished network looks at the same pictures and says what it sees."""
+    return replace(run, objective=DistillConfig())
+
+
 METHODS: dict[str, Callable[[Run], Run]] = {
+    "dino": dino,
     "mae": mae,
     "simmim": simmim,
     "inpaint": inpaint,
     "colorize": colorize,
     "rotate": rotate,
     "fixmatch": fixmatch,
+    "distill": distill,
 }

@@ -94,6 +94,9 @@ def _figures(story: Story, head: Head) -> list[str]:
             continue
         steps, values = column(story.rows, key_of(head, story.heads, name))
         series.append(Series(NAMES[name], steps, values, "accent" if not place else "line"))
+    for name, words in (("val/top1_before", "classes from before"), ("val/top1_added", "new classes")):
+        steps, values = column(story.rows, name)
+        series += [Series(words, steps, values, "raw")] if values else []
     title = {"classify": "Right answers", "tags": "Labels found", "number": "Error"}.get(head.task, "Figures")
     out.append(lines(f"{lead}{title}", series, Scale(share=shares)))
     if several:

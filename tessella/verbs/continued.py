@@ -39,6 +39,7 @@ def going_on(run: str | Path, add: str | Path, settings: Mapping[str, Any]) -> G
         "weights": str(place),
         "objective.teacher": str(place),
         "objective.kind": "soft",
+        "objective.divergence": "sum",  # of few classes; the mean is for a thousand
         "objective.partial": True,
         "data.add": [*before.data.add, absolute(add)],
         "data.validation": before.data.validation,

@@ -25,6 +25,7 @@ from ..durable import hold, remove_folder, write_file
 from ..errors import BadInput, readable
 from ..metrics.heads import spoken
 from ..models.presets import PRESETS, classifier
+from ..objectives.distill import DistillConfig
 from ..objectives.objective import Batch
 from ..recipes.compact import compact
 from ..recipes.finetune import finetune
@@ -166,7 +167,8 @@ class Asked:
 
     def draft(self) -> Run:
         """What must be known before the pictures are looked at; the rest is of any recipe."""
-        sources = [_part(source, ("data", "train")) for source in self.sources()]
+        known = ("data", "train") if self.method is None else ("data", "train", "objective")  # are labels needed?
+        sources = [_part(source, known) for source in self.sources()]
         return override(self.by_method(compact(absolute(self.data))), sources)[0]
 
     def by_method(self, recipe: Run) -> Run:
@@ -297,7 +299,12 @@ def _from_anywhere(run: Run) -> Run:
     """Pictures and weights are found again from another working folder."""
     held_out = run.data.validation and absolute(run.data.validation)
     weights = run.weights and (run.weights if is_name(run.weights) else os.path.abspath(run.weights))
-    return replace(run, weights=weights, data=replace(run.data, path=absolute(run.data.path), validation=held_out))
+    added = tuple(absolute(address) for address in run.data.add)
+    data = replace(run.data, path=absolute(run.data.path), validation=held_out, add=added)
+    learns = run.objective
+    if isinstance(learns, DistillConfig) and learns.teacher and not is_name(learns.teacher):
+        learns = replace(learns, teacher=os.path.abspath(learns.teacher))
+    return replace(run, weights=weights, data=data, objective=learns)
 
 
 def _part(source: str | Path | Mapping[str, Any], tops: tuple[str, ...], drop: bool = False) -> dict[str, Any]:

@@ -181,3 +181,57 @@ def test_few_labels_and_many_pictures(place: Path) -> None:
     assert "3 of 12 labelled pictures held out" in done.err and "9 of 27 training pictures have a label" in done.err
     told = rows(place / "runs/few")
     assert "val/top1" in told[-1] and any("taken" in row for row in told)
+
+
+# -- from a teacher, and with new classes ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def taught(place: Path) -> Path:
+    """The folder, with a finished classifier of three classes and pictures of two more."""
+    done = commands.run("train", "photos", "--name", "large", *commands.words(SMALL), place=place)
+    assert done.code == 0, done.err
+    commands.photos(place / "more", each=10, size=32, seed=9, classes=commands.SHAPES[3:5])
+    return place
+
+
+def test_a_student_learns_from_a_teacher(taught: Path) -> None:
+    words = ("train", "photos", "--method", "distill", "--teacher", "runs/large", "--name", "student")
+    done = commands.run(*words, *commands.words(SMALL), place=taught)
+    assert done.code == 0, done.err
+    told = rows(taught / "runs/student")
+    assert "val/top1" in told[-1] and any("agreement" in row and "teacher" in row for row in told)
+    written = json.loads((taught / "runs/student/run.json").read_text())["run"]["objective"]
+    assert Path(written["teacher"]).is_absolute() and len(written["teacher_sha256"]) == 64
+    without = commands.run("train", "photos", "--method", "distill", place=taught)
+    assert without.code == 2 and "add --teacher MODEL" in without.err
+    others = commands.run("train", "more", "--method", "distill", "--teacher", "runs/large", place=taught)
+    assert others.code == 2 and "does not know" in others.err
+
+
+def test_features_need_no_labels(taught: Path) -> None:
+    words = ("train", "loose", "--method", "distill", "--teacher", "runs/large", "--objective.kind", "features")
+    done = commands.run(*words, "--objective.share", "1", "--name", "felt", *commands.words(SMALL), place=taught)
+    assert done.code == 0, done.err
+    assert "val/rank" in rows(taught / "runs/felt")[-1]
+
+
+def test_classes_are_added(taught: Path) -> None:
+    small = commands.words({k: v for k, v in SMALL.items() if not k.startswith("model")})
+    words = ("train", "--from", "runs/large", "--add", "more", "--data.replay", "0.5", "--name", "wider")
+    done = commands.run(*words, *small, place=taught)
+    assert done.code == 0, done.err
+    assert "12 of 24 pictures that were learned before, and 16 new ones" in done.err
+    assert "head kept by name: 3 of 3 outputs, 2 new" in done.err and "of the classes from before" in done.out
+    card = json.loads((taught / "runs/wider/model/model.json").read_text())
+    assert sorted(card["heads"][0]["classes"]) == sorted(commands.SHAPES[:5])
+    assert {"top1_before", "top1_added"} <= card["metrics"].keys()
+    again = commands.run("train", "--resume", "runs/wider", place=taught)
+    assert again.code == 0, again.err
+    for bad, why in (
+        (("train", "--from", "runs/large"), "go together"),
+        (("train", "photos", "--from", "runs/large", "--add", "more"), "brings its own data"),
+        (("train", "--from", "runs/loose-1", "--add", "more"), "learned no classes"),
+    ):
+        refused = commands.run(*bad, place=taught)
+        assert refused.code == 2 and why in refused.err
