@@ -96,7 +96,7 @@ def known() -> set[type]:
     return set(get_args(Method)) - {ClassifyConfig}
 
 
-def of_a_rank(name: str, pictures: str, folder: str) -> list[float]:
-    """What each of two processes does."""
+def of_a_rank(names: list[str], pictures: str, folder: str) -> dict[str, list[float]]:
+    """What each of two processes does: all methods, because starting one takes longer than learning."""
     with distributed.processes(torch.device("cpu"), 60.0):
-        return learn(name, Path(pictures), Path(folder))
+        return {name: learn(name, Path(pictures), Path(folder) / name) for name in names}

@@ -54,6 +54,7 @@ svg .fill { fill: var(--accent); } svg .calm { fill: var(--ink); } svg .even { s
   stroke-dasharray: 3 4; stroke-width: 1; }
 .tiles { display: grid; grid-template-columns: repeat(6, minmax(0, 1fr)); gap: 1.4rem 1rem; margin: 1rem 0 0; }
 .tiles.few { grid-template-columns: repeat(3, minmax(0, 1fr)); gap: 1.4rem 1.6rem; }
+.tiles.wide img { aspect-ratio: auto; image-rendering: auto; }
 .tiles img, .tile img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--wash);
   border-radius: .35rem; } img.sharp { image-rendering: pixelated; }
 .tiles .none { display: grid; place-items: center; aspect-ratio: 1; background: var(--wash); border-radius: .35rem;

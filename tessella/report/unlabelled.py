@@ -89,4 +89,4 @@ def _tiles(shown: tuple[Shown, ...], lead: str) -> str:
         for shot in shown
         if (uri := picture(shot.uri))
     ]
-    return f'{lead}<div class="tiles few">{"".join(tiles)}</div>' if tiles else ""
+    return f'{lead}<div class="tiles few wide">{"".join(tiles)}</div>' if tiles else ""

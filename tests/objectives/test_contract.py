@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from learning import NAMES, STEPS, known, learn, of_a_rank, photos, settled, stopped_halfway
+from learning import NAMES, STEPS, known, learn, of_a_rank, photos, settled, stopped_halfway, teacher
 from ranks import run_ranks
 
 from tessella import build
@@ -58,10 +58,20 @@ def test_death_leaves_no_trace(pictures: Path, tmp_path: Path, done: Done) -> No
         assert all(torch.equal(tensor, there[part][key]) for key, tensor in tensors.items()), part
 
 
-def test_two_processes_learn_what_one_learns(pictures: Path, tmp_path: Path, done: Done) -> None:
-    name, _, losses = done
-    for told in run_ranks(2, of_a_rank, name, str(pictures), str(tmp_path / "two"), out=tmp_path):
-        assert told == pytest.approx(losses, rel=1e-4)
+@pytest.fixture(scope="module")
+def pair(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[float]]]:
+    """What two processes saw, of every method."""
+    place = tmp_path_factory.mktemp("pair")
+    teacher(pictures)
+    told: list[dict[str, list[float]]] = run_ranks(
+        2, of_a_rank, list(NAMES), str(pictures), str(place / "two"), out=place
+    )
+    return told
+
+
+def test_two_processes_learn_what_one_learns(pair: list[dict[str, list[float]]], done: Done) -> None:
+    for told in pair:
+        assert told[done[0]] == pytest.approx(done[2], rel=1e-4)
 
 
 def test_pieces_of_a_batch_are_the_batch(pictures: Path, tmp_path: Path, done: Done) -> None:
