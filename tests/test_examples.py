@@ -15,7 +15,10 @@ import pytest
 import torch
 
 from tessella.models.architecture import MAEConfig, ViTConfig
+from tessella.models.classifier import Classifier
 from tessella.models.mae import MaskedAutoencoder
+from tessella.models.presets import classifier
+from tessella.objectives.dino import DINO, DINOConfig
 from tessella.objectives.mae import MAE, MaskedConfig
 from tessella.objectives.objective import Batch
 from tessella.training import Job, TrainConfig, train
@@ -85,6 +88,31 @@ def test_mae() -> None:
     assert all(torch.allclose(here[name], there[name], atol=2e-6) for name in here)
     other = script.step_of(theirs, optimizer, images[0], masks[1], script.LR)
     assert other != pytest.approx(script.step_of(theirs, optimizer, images[0], masks[0], script.LR), rel=1e-4)
+
+
+def test_dino() -> None:
+    script = example("dino")
+    backbone = ViTConfig(image_size=script.IMAGE, patch_size=script.PATCH, width=script.WIDTH, depth=script.DEPTH,
+                         heads=script.HEADS)  # fmt: skip
+    cfg = DINOConfig(width=script.HIDDEN, bottleneck=script.BOTTLENECK, prototypes=script.PROTOTYPES,
+                     momentum=script.MOMENTUM, frozen=script.FROZEN)  # fmt: skip
+    torch.manual_seed(0)
+    theirs, ours = script.DINO(), DINO(cfg, Classifier(classifier(backbone, 0)))
+    for branch in ("student", "teacher"):
+        ours.get_submodule(branch).load_state_dict(theirs.get_submodule(branch).state_dict(), strict=True)
+    g = torch.Generator().manual_seed(1)
+    large = [torch.randn(6, script.LARGE, 3, script.IMAGE, script.IMAGE, generator=g) for _ in range(3)]
+    local = [torch.randn(6, script.LOCAL, 3, script.SMALL, script.SMALL, generator=g) for _ in range(3)]
+    batches = [{"ids": [str(i) for i in range(6)], "image": a, "local": b} for a, b in zip(large, local, strict=True)]
+    told = steps_of_the_library(ours, batches, settings(script, 3))
+    optimizer = script.optimizer_of(theirs)
+    found = [script.step_of(theirs, optimizer, a, b, i, 3) for i, (a, b) in enumerate(zip(large, local, strict=True))]
+    assert found == pytest.approx(told, rel=1e-5) and found[2] != pytest.approx(found[0], rel=1e-4)
+    here, there = theirs.teacher.state_dict(), ours.teacher.state_dict()
+    assert all(torch.allclose(here[name], there[name], atol=2e-6) for name in here)
+    assert torch.allclose(theirs.centre, ours.of_views.centre, atol=1e-6) and theirs.centre.abs().max() > 1e-3
+    swapped = script.step_of(theirs, optimizer, large[0], local[1], 2, 3)
+    assert swapped != pytest.approx(found[2], rel=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
