@@ -35,6 +35,7 @@ COMMANDS = (
     "rivals",
     "pretrain",
     "masked",
+    "crops",
 )  # in the order of `all`
 
 

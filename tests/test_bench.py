@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import commands
 import pytest
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
@@ -135,6 +136,32 @@ def test_step_beside_a_peer(peer: str, tmp_path: Path) -> None:
     assert set(figures["ratios"]["ours"]) == {peer}
     assert figures["verdicts"] == [], "the bars are about other sizes"
     assert all(0 < share < 1 for share in figures["share_of_bf16_matmul"].values())
+
+
+def test_crops(tmp_path: Path) -> None:
+    told = result("crops", "--rounds", "1", "--steps", "1", "--batch", "4", out=tmp_path)
+    assert set(told["contenders"]) == {"together", "loop"} and told["verdicts"][0]["bar"] == 1.3
+
+
+def test_pretrain(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured, and how it is judged; the training itself is that of `tessella train`."""
+    module = bench("pretrain")
+    for part, each in (("train", 10), ("test", 3)):
+        commands.photos(tmp_path / "photos" / part, each=each, size=28)
+    few = Path(module.few_labels(tmp_path / "photos", tmp_path / "few", 0.3))
+    assert len(list((few / "train").rglob("*.png"))) == 9 and len(list((few / "test").rglob("*.png"))) == 9
+    monkeypatch.setattr(module, "trained", lambda *a: 10.0)
+    monkeypatch.setattr(module, "epochs_that_fit", lambda *a: 3)
+    said = iter(({"knn": 30.0, "linear": 40.0}, {"knn": 36.0, "linear": 44.0}, {"knn": 31.0, "linear": 42.0}))
+    monkeypatch.setattr(module, "judged", lambda *a: next(said))
+    words = ["pretrain.py", str(tmp_path / "photos"), "--methods", "rotate", "mae", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", words)
+    module.main()
+    found = json.loads((tmp_path / "pretrain.json").read_text())["figures"]
+    reached = {v["what"]: v["reached"] for v in found["verdicts"]}
+    assert reached == {
+        "rotate: points of knn": True, "mae: points of linear": False, "points of the best method": False,
+    }  # fmt: skip
 
 
 def test_start(tmp_path: Path) -> None:
