@@ -20,15 +20,19 @@ from torch import Tensor, nn
 
 from .. import parallel
 from ..errors import BadInput
-from ..models.architecture import ClassifierConfig
+from ..models.architecture import ClassifierConfig, ViTConfig
 from ..models.classifier import Classifier
+from ..models.patches import blanked
 from ..models.vit import init_layers
 from .objective import Batch, Losses, Metrics, Objective
 
 ROUNDS = 3  # of Sinkhorn-Knopp, as SwAV and DINOv2
 TINY = 1e-8  # the logarithm of 0 is none
 MEMORY = 0.98  # of the running mean that the alarm looks at: about 50 steps, so that one odd batch stops nothing
-LEAST = 0.01  # share of log(prototypes) by which answers must tell pictures apart; see Pulse
+# Share of log(prototypes) by which answers must tell pictures apart. Networks with random weights begin at 0.007 to
+# 0.09, at both temperatures; vit_n4 on 32 px pictures stayed above 0.017, and in either collapse it was below 0.002 at
+# step 300.
+LEAST = 0.003
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +46,7 @@ class DINOConfig:
     teacher_temperature: float = 0.07  # below the student's, or all answers become alike
     teacher_start: float = 0.04  # the teacher's temperature at first; it rises linearly
     teacher_warmup: float = 0.3  # share of the run in which it rises (DINO: 30 of 100 epochs)
-    momentum: float = 0.996  # of the teacher at first (DINO, for batches of 1024; DINOv2: 0.994)
+    momentum: float = 0.996  # of the teacher at first (DINO, for batches of 1024; DINOv2: 0.992)
     momentum_end: float = 1.0  # at the end; between them half a cosine
     centring: Literal["mean", "sinkhorn", "none"] = "mean"  # DINO, DINOv2; none lets one prototype win everywhere
     centre_momentum: float = 0.9  # of the mean score that is taken off ("mean")
@@ -279,6 +283,10 @@ class Branch(nn.Module):
         has cut is whole only inside the call of the module that owns it.
         """
         hide = (chosen_NP, token_D) if chosen_NP is not None and token_D is not None else None
+        backbone = self.network.cfg.backbone
+        if hide is not None and isinstance(backbone, ViTConfig) and backbone.embed == "stem":
+            # it sees across the border of its patch: what is hidden must not be there at all
+            image_NCHW = blanked(image_NCHW, hide[0], backbone.patch_size)
         tokens = self.network.backbone(image_NCHW, hide=hide)
         pooled_ND = self.network(tokens)
         scores_NK = self.head(pooled_ND)
@@ -387,19 +395,23 @@ class DINO(Objective):
 
     def alarm(self) -> str:
         """Why going on is of no use; nothing where it is. The same on all ranks."""
-        steps, apart = int(self.pulse.steps), float(self.pulse.information)
+        steps, apart = int(self.pulse.steps), max(0.0, float(self.pulse.information))
         if steps < self.cfg.grace or apart >= LEAST:
             return ""
         entropy, cfg = float(self.pulse.means[0]), self.cfg
         if entropy > 0.5:
             kind = "uniform: it gives every prototype as much"
-            cure = f"lower objective.teacher_temperature ({cfg.teacher_temperature:g}), to 0.04 say"
+            cool = 0.4 * cfg.student_temperature  # as the papers
+            cure = f"lower objective.teacher_temperature ({cfg.teacher_temperature:g}) to {cool:g}, or train.lr"
+            if cfg.teacher_temperature <= cool:
+                cure = "lower train.lr"
         else:
             kind = "one-sided: it gives every picture the same prototypes"
-            cure = f"set objective.centring ({cfg.centring}) to mean or sinkhorn"
+            other = "mean" if cfg.centring == "none" else "sinkhorn"
+            cure = f"set objective.centring ({cfg.centring}) to {other}, or lower train.lr"
         what = f"after {steps} steps the teacher has collapsed, and its answers are {kind}"
         figures = f"they tell pictures apart by {apart:.4f} of what is possible, below {LEAST:g}; entropy {entropy:.2f}"
-        return f"{what} ({figures}). Then {cure}, or lower train.lr"
+        return f"{what} ({figures}); {cure}"
 
     def _gatherers(self) -> list[Answers | Pulse]:
         return [part for part in (self.of_views, self.of_patches, self.pulse) if part is not None]

@@ -16,6 +16,7 @@ from viewed import HALF, MODES, POOLS, VIT, batch, fresh, losses_of
 from tessella.errors import BadInput
 from tessella.models.architecture import ClassifierConfig, PoolConfig
 from tessella.models.classifier import Classifier
+from tessella.models.patches import blanked
 from tessella.models.staged import SwinConfig
 from tessella.objectives import dino
 from tessella.objectives.dino import DINO, DINOConfig, Pulse
@@ -180,6 +181,18 @@ def test_the_teacher_sees_what_is_hidden_from_the_student() -> None:
     assert losses_of(o, whole)["patches"] == 0.0
 
 
+def test_nothing_hidden_leaks_through_a_stem() -> None:
+    """A stem's convolution sees across the border of its patch."""
+    o, b = fresh(backbone=replace(VIT, embed="stem"), masked=1.0), batch()
+    mask = b["mask"].flatten(0, 1).flatten(1)
+    large = b["image"].flatten(0, 1)
+    other = torch.where(~blanked(torch.ones_like(large), mask, 4).bool(), torch.randn_like(large), large)
+    assert o.mask_token is not None and not torch.equal(large, other)
+    said, again = (o.student(x, mask, o.mask_token).pooled for x in (large, other))
+    assert torch.allclose(said, again, atol=1e-5)
+    assert not torch.allclose(o.student(large).pooled, o.student(other).pooled, atol=1e-3)
+
+
 @pytest.mark.parametrize("local", [None, torch.zeros(5, 0, 3, 8, 8)])
 def test_there_may_be_no_small_views(local: Tensor | None) -> None:
     o, b = fresh(), batch()
@@ -268,6 +281,15 @@ def test_teacher_and_student_start_alike_and_the_teacher_ships() -> None:
     o.after_step(1.0)
     assert torch.equal(o.infer({"image": image}), o.teacher.network.embed(image))
     distributed.refuse_two_names(o)
+
+
+@pytest.mark.parametrize("distill", [False, True])
+def test_a_network_takes_its_own_tokens(distill: bool) -> None:
+    torch.manual_seed(0)
+    network = Classifier(ClassifierConfig(backbone=replace(VIT, distill_token=distill), classes=0))
+    image = batch()["image"][:, 0]
+    assert torch.equal(network(network.backbone(image)), network(image))
+    assert not torch.equal(network(network.backbone(image.flip(3))), network(image))
 
 
 # -- gradients --------------------------------------------------------------------------------------------------------
@@ -376,10 +398,14 @@ def test_the_alarm_rings_for_both_kinds_of_collapse_and_not_in_health() -> None:
     assert watched(healthy(), 250)[1] == []
     o, rang = watched(collapsed(0.1), 120)
     assert rang == list(range(99, 120)), "not before its time"
-    assert "one-sided" in o.alarm() and "objective.centring (mean)" in o.alarm() and "\n" not in o.alarm()
+    assert (
+        "one-sided" in o.alarm()
+        and "set objective.centring (mean) to sinkhorn, or" in o.alarm()
+        and "\n" not in o.alarm()
+    )
     o, rang = watched(collapsed(100.0), 120)
     assert rang == list(range(99, 120))
-    assert "uniform" in o.alarm() and "lower objective.teacher_temperature (0.07)" in o.alarm()
+    assert "uniform" in o.alarm() and "lower objective.teacher_temperature (0.07) to 0.04, or" in o.alarm()
     assert "0.00" in o.alarm() and "train.lr" in o.alarm()
 
 

@@ -211,7 +211,7 @@ def planned(world: World, place: Path, size: int, *more: str) -> tuple[subproces
 
 
 def test_a_plan_starts_the_first_time(world: World, tmp_path: Path) -> None:
-    size = 1150
+    size = 1080
     line = ["train", str(world.photos), "--model", "vit_n4", *words(LARGE)]
     without = fresh(*line, place=tmp_path, limit=size * 10**6)
     assert "out of memory" in without.stderr, "the limit does not bite: the test would prove nothing"

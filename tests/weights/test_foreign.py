@@ -207,7 +207,7 @@ def edit(path: Path, **changes: Any) -> None:
     ("changes", "says"),
     [
         ({"model_type": "resnet"}, "model_type is 'resnet', which is not known here"),
-        ({"architectures": ["ViTForMaskedImageModeling"]}, "architectures is"),
+        ({"architectures": ["ViTForDepthEstimation"]}, "architectures is"),
         ({"hidden_act": "mish"}, "hidden_act is 'mish'; known here is gelu"),
         ({"pooler_act": "relu"}, "pooler_act is 'relu'; only 'tanh' is known here"),
         ({"num_memory_tokens": 3}, r"num_memory_tokens = 3 is not known here"),
