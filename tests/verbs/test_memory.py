@@ -197,7 +197,7 @@ def test_batch_auto(how: str, world: World, monkeypatch: Any, tmp_path: Path) ->
 
 # -- and held to -----------------------------------------------------------------------------------------------------
 
-LARGE: dict[str, Any] = {"train.batch": 256, "train.steps": 2, "train.log_every": 1, "train.device": "cpu", "size": 28}
+LARGE: dict[str, Any] = {"train.batch": 512, "train.steps": 2, "train.log_every": 1, "train.device": "cpu", "size": 28}
 LARGE |= {"train.precision": "fp32", "data.workers": 1}
 
 
@@ -211,14 +211,14 @@ def planned(world: World, place: Path, size: int, *more: str) -> tuple[subproces
 
 
 def test_a_plan_starts_the_first_time(world: World, tmp_path: Path) -> None:
-    size = 1080
+    size = 1150
     line = ["train", str(world.photos), "--model", "vit_n4", *words(LARGE)]
     without = fresh(*line, place=tmp_path, limit=size * 10**6)
     assert "out of memory" in without.stderr, "the limit does not bite: the test would prove nothing"
     done, peak = planned(world, tmp_path, size)
     assert "out of memory" not in done.stderr and peak < size * 10**6
     told = json.loads((tmp_path / "runs" / "run" / "run.json").read_text())
-    assert told["run"]["train"]["accumulate"] > 1 and told["run"]["train"]["batch"] == 256
+    assert told["run"]["train"]["accumulate"] > 1 and told["run"]["train"]["batch"] == 512
     assert "pictures at once take" in told["origins"]["train.accumulate"]
 
 
