@@ -50,7 +50,13 @@ def settled(name: str, pictures: Path, **more: Any) -> tuple[Run, Splits]:
     start = replace(start, model=classifier("vit_n8", 0))
     own = {"objective.teacher": str(teacher(pictures))} if name == "distill" else {}
     own |= (
-        {"objective.prototypes": 64, "objective.width": 32, "objective.bottleneck": 16, "objective.momentum": 0.9}
+        {
+            "objective.prototypes": 64,
+            "objective.width": 32,
+            "objective.bottleneck": 16,
+            "objective.momentum": 0.9,
+            "objective.teacher_temperature": 0.07,
+        }
         if name == "dino"
         else {}
     )
